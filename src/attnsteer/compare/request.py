@@ -1,0 +1,191 @@
+"""What is to be generated: one frozen record that the command line, Python, a server and a PNG file share."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from attnsteer import __version__
+
+if TYPE_CHECKING:
+    from attnsteer.steering.relations import Relation
+
+SCHEMA: Final = 1
+DTYPES: Final = ("auto", "float32", "float16", "bfloat16")
+STEERING: Final = ("auto", "on", "off")
+
+
+class RequestError(ValueError):
+    """A request that cannot be honoured as it stands; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture to be made. None means: the model's own default, filled in by `attnsteer.compare.resolve`.
+
+    Attributes:
+        prompt: What to show.
+        negative: What must not be seen (normalized attention guidance); None or "" switches that method off.
+        model: Name of an embedded model, a diffusers folder, or an id on the Hub.
+        classifier: Folder, Hub id or published .pth of a relation classifier; None means the model's own.
+        steer: "auto" steers if the prompt names a relation and there is a classifier; "on" insists; "off" never does.
+        seed: Of the first picture, 0..2^63-1; the following ones count up from it.
+        steps: Denoising steps, >= 1.
+        guidance_scale: The pipeline's own guidance scale, >= 0.
+        width: Pixels, >= 1.
+        height: Pixels, >= 1.
+        frames: Video frames, >= 1, for video pipelines only.
+        num_images: Pictures, >= 1.
+        nag_scale: >= 1; 1 is off. Equals 1 + phi of the paper.
+        nag_tau: >= 1, bound of the norm.
+        nag_alpha: 0..1, share of the guided features.
+        nag_start: Fraction of the steps where negative guidance begins, 0..1.
+        nag_end: Fraction of the steps where it ends, > nag_start, <= 1.
+        dtype: "auto" (float32 on a CPU, bfloat16 elsewhere), "float32", "float16" or "bfloat16".
+        extra: Further keywords of the pipeline's call, JSON values.
+    """
+
+    prompt: str
+    negative: str | None = None
+    model: str = "shapes-unet"
+    classifier: str | None = None
+    steer: Literal["auto", "on", "off"] = "auto"
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    num_images: int = 1
+    nag_scale: float | None = None
+    nag_tau: float | None = None
+    nag_alpha: float | None = None
+    nag_start: float | None = None
+    nag_end: float | None = None
+    dtype: str = "auto"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise RequestError("the prompt is empty; say what to show")
+        for name in ("negative", "classifier"):
+            _check(name, getattr(self, name), lambda value: isinstance(value, str), "text")
+        _check("model", self.model or None, lambda value: isinstance(value, str), "a name, folder or Hub id")
+        _check("steer", self.steer, lambda value: value in STEERING, " or ".join(STEERING))
+        _check("dtype", self.dtype, lambda value: value in DTYPES, " or ".join(DTYPES))
+        _check("seed", self.seed, lambda value: _whole(value) and 0 <= value < 2**63, "a whole number in 0..2^63-1")
+        for name in ("steps", "width", "height", "frames", "num_images"):
+            _check(name, getattr(self, name), lambda value: _whole(value) and value >= 1, "a whole number >= 1")
+        for name, low, high in _RANGES:
+            _check(
+                name,
+                getattr(self, name),
+                lambda value, low=low, high=high: _number(value) and low <= value <= high,
+                f"in {low:g}..{high:g}" if math.isfinite(high) else f">= {low:g}",
+            )
+        start, end = self.nag_start or 0.0, 1.0 if self.nag_end is None else self.nag_end
+        if start >= end:
+            raise RequestError(f"nag_start must be below nag_end, got {start:g} and {end:g}; 0 and 1 guide every step")
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model reads it: without the markup of explicit relations, `[dog]{right of}[cat]`.
+
+        Raises: RequestError if the markup names an unknown relation.
+        """
+        from attnsteer.steering.relations import strip_markup
+
+        try:
+            return strip_markup(self.prompt).text
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+    @property
+    def relations(self) -> "tuple[Relation, ...]":
+        """The relations of the prompt, with offsets into `text`: those of its markup, else those it names in words.
+
+        Raises: RequestError if the markup names an unknown relation.
+        """
+        from attnsteer.steering.relations import parse_relations, strip_markup
+
+        text = self.text
+        return strip_markup(self.prompt).relations or tuple(parse_relations(text))
+
+    @property
+    def guides(self) -> bool:
+        """Whether negative guidance would change anything: a negative prompt, scale not 1, alpha not 0."""
+        return bool(self.negative) and self.nag_scale != 1 and self.nag_alpha != 0
+
+    @property
+    def nag(self) -> dict[str, float]:
+        """The settings of negative guidance that are given, by the names of `NAG` (scale, tau, alpha, start, end)."""
+        names = ("scale", "tau", "alpha", "start", "end")
+        given = {name: getattr(self, f"nag_{name}") for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form that goes into PNG files."""
+        return {"schema": SCHEMA, "attnsteer": __version__, **asdict(self), "extra": dict(self.extra)}
+
+    @staticmethod
+    def from_dict(settings: Mapping[str, Any]) -> "Request":
+        """Read what `to_dict` wrote.
+
+        Raises: RequestError for a newer schema, an unknown setting or a bad value: nothing is dropped silently.
+        """
+        given = {name: value for name, value in settings.items() if name not in ("schema", "attnsteer")}
+        if settings.get("schema") != SCHEMA:
+            raise RequestError(
+                f"settings of schema {settings.get('schema')!r}; this version reads schema {SCHEMA}: update attnsteer"
+            )
+        unknown = sorted(set(given) - {item.name for item in fields(Request)})
+        if unknown or "prompt" not in given:
+            raise RequestError(f"unknown settings {unknown}" if unknown else "the settings hold no prompt")
+        return Request(**given)
+
+    def parameters_text(self) -> str:
+        """Return the settings as the text that image browsers know from the Stable Diffusion web UI."""
+        named = {
+            "Steps": self.steps,
+            "CFG scale": self.guidance_scale,
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}" if self.width and self.height else None,
+            "Model": self.model,
+            "NAG scale": self.nag_scale if self.negative else None,
+            "NAG tau": self.nag_tau if self.negative else None,
+            "NAG alpha": self.nag_alpha if self.negative else None,
+            "Steering": self.steer,
+            "Version": f"attnsteer {__version__}",
+        }
+        lines = [self.prompt]
+        if self.negative:
+            lines.append(f"Negative prompt: {self.negative}")
+        lines.append(", ".join(f"{name}: {_plain(value)}" for name, value in named.items() if value is not None))
+        return "\n".join(lines)
+
+
+_RANGES: Final = (
+    ("guidance_scale", 0.0, math.inf),
+    ("nag_scale", 1.0, math.inf),
+    ("nag_tau", 1.0, math.inf),
+    ("nag_alpha", 0.0, 1.0),
+    ("nag_start", 0.0, 1.0),
+    ("nag_end", 0.0, 1.0),
+)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check(name: str, value: Any, right: Any, wanted: str) -> None:
+    if value is not None and not right(value):
+        raise RequestError(f"{name} must be {wanted}, got {value!r}")

@@ -1,0 +1,139 @@
+"""Labelled attention maps as a torch dataset, and its split by picture."""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float16
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attnsteer.steering.shards import FIELDS, Manifest, MapBatch, ShardWriter, read_manifest
+
+__all__ = ["Manifest", "MapBatch", "MapDataset", "ShardWriter", "read_manifest", "single", "split_by_source"]
+
+
+class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
+    """All shards of one or several folders, read lazily from memory-mapped files.
+
+    A list of indices gives one `MapBatch`, so it serves as dataset of a DataLoader with `collate_fn=single`.
+
+    Args:
+        folders: Sets of maps of the same model, layers, relations and size.
+
+    Raises:
+        FileNotFoundError: if a folder or a listed shard is missing.
+        ValueError: if the folders do not belong together or hold no samples.
+    """
+
+    def __init__(self, folders: Sequence[str | Path]) -> None:
+        if not folders:
+            raise ValueError("name at least one folder of maps")
+        manifests = [read_manifest(folder) for folder in folders]
+        self.manifest = manifests[0]
+        for folder, manifest in zip(folders, manifests, strict=True):
+            _require_alike(self.manifest, manifest, folder)
+        rows = [
+            (Path(folder) / name, int(row["samples"]))
+            for folder, manifest in zip(folders, manifests, strict=True)
+            for name, row in sorted(manifest.shards.items())
+        ]
+        self._paths = [path for path, _ in rows]
+        missing = [str(path) for path in self._paths if not path.is_file()]
+        if missing:
+            raise FileNotFoundError(f"the manifest lists {missing[0]}, which is missing; run the collection again")
+        self._ends = list(accumulate(samples for _, samples in rows))
+        if not self._ends or not self._ends[-1]:
+            raise ValueError(f"no samples in {[str(f) for f in folders]}; collect maps into them first")
+        self._open: dict[int, Any] = {}
+        columns = [self._columns(number) for number in range(len(self._paths))]
+        self.label, self.prompt_relation, self.timestep, self.log_snr = (
+            torch.cat([column[name] for column in columns]) for name in FIELDS[1:]
+        )
+        self.source = [source for number in range(len(self._paths)) for source in self._sources(number)]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> MapBatch:
+        """One sample, as a batch of one."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> MapBatch:
+        """The samples of some indices, in that order."""
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        return MapBatch(
+            maps=torch.stack([self._map(index) for index in indices]),
+            label=self.label[chosen],
+            prompt_relation=self.prompt_relation[chosen],
+            timestep=self.timestep[chosen],
+            log_snr=self.log_snr[chosen],
+            source=[self.source[index] for index in indices],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def _map(self, index: int) -> Float16[Tensor, "2 channels height width"]:
+        number = bisect_right(self._ends, index)
+        start = self._ends[number - 1] if number else 0
+        return self._shard(number).get_slice("maps")[index - start]
+
+    def _shard(self, number: int) -> Any:
+        if number not in self._open:
+            self._open[number] = safe_open(self._paths[number], framework="pt")
+        return self._open[number]
+
+    def _columns(self, number: int) -> dict[str, Tensor]:
+        shard = self._shard(number)
+        return {name: shard.get_tensor(name) for name in FIELDS[1:]}
+
+    def _sources(self, number: int) -> Iterator[str]:
+        yield from json.loads(self._shard(number).metadata()["source"])
+
+
+def single(batch: MapBatch) -> MapBatch:
+    """Collate function for a `MapDataset`, which makes its batches itself."""
+    return batch
+
+
+def split_by_source(sources: Sequence[str], validation: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Indices for training and for validation; all samples of one picture fall on the same side.
+
+    The side follows from a hash of the id, so it does not change when more pictures are collected.
+
+    Args:
+        sources: Source id of each sample.
+        validation: Share of the pictures for validation, in (0, 1).
+        seed: Another seed, another split.
+
+    Raises:
+        ValueError: if the share is out of range or one side would be empty.
+    """
+    if not 0.0 < validation < 1.0:
+        raise ValueError(f"validation must be in (0, 1), got {validation}; 0.1 is the default")
+    held: dict[str, bool] = {}
+    for source in sources:
+        if source not in held:
+            digest = hashlib.sha256(f"{seed}:{source}".encode()).digest()
+            held[source] = int.from_bytes(digest[:8], "big") < validation * 2**64
+    train = [index for index, source in enumerate(sources) if not held[source]]
+    test = [index for index, source in enumerate(sources) if held[source]]
+    if not train or not test:
+        raise ValueError(f"{len(held)} pictures are too few to hold out a share of {validation}; collect more maps")
+    return train, test
+
+
+def _require_alike(first: Manifest, other: Manifest, folder: str | Path) -> None:
+    for name in ("model_id", "relations", "channels", "map_size", "layers", "normalise"):
+        if getattr(first, name) != getattr(other, name):
+            raise ValueError(
+                f"{folder} does not go with the first folder: {name} is {getattr(other, name)!r}, "
+                f"there {getattr(first, name)!r}; train on maps of one kind"
+            )
