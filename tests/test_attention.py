@@ -127,16 +127,6 @@ def test_gradient_checkpointing(name):
     close(gradient(), expected, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["flux", "sd3"])  # one for each driver
-def test_compiled_denoisers(name):
-    example = case(name)
-    expected = guided(example.denoiser, example)
-    compiled = torch.compile(example.denoiser, backend="aot_eager")
-    close(guided(compiled, example), expected, 1e-4)
-    with torch.no_grad():
-        close(compiled(**example.call, return_dict=False)[0], example.denoiser(**example.call, return_dict=False)[0])
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_half_precision(name):
     example = case(name)

@@ -343,3 +343,12 @@ def test_relations_the_classifier_does_not_know_are_left_alone_unless_insisted_o
     assert generate(request, model, STEERED).image.tobytes() == generate(request, model, OFF).image.tobytes()
     with pytest.raises(ValueError, match="near"):
         generate(replace(request, steer="on"), model, STEERED)
+
+
+def test_the_command_says_which_relation_was_not_steered(steerable, tmp_path):
+    arguments = ["generate", "a circle near a square", "--model", steerable, "--steps", "2", "--width", "16",
+                 "--height", "16", "-o", str(tmp_path / "out.png"), "--json"]  # fmt: skip
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    (warning,) = json.loads(result.stdout)["warnings"]
+    assert "does not know 'near'" in warning

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from torch._dynamo.utils import counters
 
 from attnsteer import NAG, UnsupportedModelError, guide, guide_denoiser
-from attnsteer.attention import Hook
-from attnsteer.install import applied, before_denoiser_call
+from attnsteer.changes import Hook, applied
+from attnsteer.install import before_denoiser_call
 from tiny import CALLS, NAMES, build
 from tiny.state import fingerprint
 
@@ -134,7 +135,10 @@ def test_identity_settings_cost_nothing_and_are_bit_exact(name, setting):
 def test_a_guided_call_leaves_no_trace(name):
     pipe = build(name)
     plain = generate(pipe, name)
-    modules = [module for module in pipe.components.values() if isinstance(module, torch.nn.Module)]
+    parts = {
+        key: value for key, value in pipe.components.items() if key != "vae"
+    }  # a video VAE keeps caches of its own
+    modules = [module for module in parts.values() if isinstance(module, torch.nn.Module)]
     before = fingerprint(*modules, pipe.scheduler)
     scheduler = set(vars(pipe.scheduler))
     assert differs(generate(guide(pipe, RULE), name, nag_negative_prompt=NEGATIVE, nag_end=0.5), plain)
@@ -508,3 +512,31 @@ def test_offloaded_pipelines(name):
     denoiser_of(pipe).enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
     torch.testing.assert_close(generate(guide(pipe, RULE), name, nag_negative_prompt=NEGATIVE), expected)
     assert torch.equal(generate(pipe, name), plain)
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3"])  # one for each driver
+def test_a_compiled_denoiser_is_compiled_once_for_guidance(name):
+    pipe = build(name)
+    plain, expected = generate(pipe, name), generate(guide(pipe, RULE), name, nag_negative_prompt=NEGATIVE)
+    stock = pipe.transformer
+    pipe.transformer = torch.compile(stock, backend="eager")
+    guided, graphs = guide(pipe, RULE), []
+    for seed in (3, 4):
+        result = generate(guided, name, seed=seed, nag_negative_prompt=NEGATIVE)
+        graphs.append(counters["stats"]["unique_graphs"])
+        if seed == 3:
+            torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+    assert graphs[0] == graphs[1]
+    pipe.transformer = stock
+    assert torch.equal(generate(pipe, name), plain)
+
+
+def test_a_processor_or_backend_changed_between_calls_is_respected():
+    pipe = build("flux")
+    guided = guide(pipe, RULE)
+    expected = generate(guided, "flux", nag_negative_prompt=NEGATIVE)
+    pipe.transformer.set_attention_backend("_native_math")
+    torch.testing.assert_close(generate(guided, "flux", nag_negative_prompt=NEGATIVE), expected)
+    assert {p._attention_backend.value for p in pipe.transformer.attn_processors.values()} == {"_native_math"}
+    pipe.transformer.set_attn_processor(type(next(iter(pipe.transformer.attn_processors.values())))())
+    torch.testing.assert_close(generate(guided, "flux", nag_negative_prompt=NEGATIVE), expected)

@@ -302,6 +302,13 @@ def test_match_cropped_template():
         match.text_rows([12])
 
 
+def test_match_when_a_long_template_is_cropped_and_padding_is_nearly_alike():
+    encoder = rows(120, 64)
+    encoder[60:] = rows(1, 64, 7) + 1e-3 * encoder[60:]
+    match = match_text_rows(encoder[40:], encoder)
+    assert match.shift == -40 and match.encoder_rows == tuple(range(40, 120))
+
+
 def test_match_two_encoders_along_channels_and_tokens():
     first, second, third = rows(77, 24, 1), rows(77, 40, 2), rows(64, 80, 3)
     joined = torch.zeros(77 + 64, 80)

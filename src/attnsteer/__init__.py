@@ -9,33 +9,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "GuidedPipeline": "attnsteer.guide",
+    "GuidedPipeline": "attnsteer.pipeline",
     "LearnedSteering": "attnsteer.steering.learned",
     "NAG": "attnsteer.negative.nag",
     "Relation": "attnsteer.steering.relations",
     "RelationClassifier": "attnsteer.steering.classifier",
     "Span": "attnsteer.steering.relations",
+    "explain_relations": "attnsteer.steering.relations",
     "UnsupportedModelError": "attnsteer.families",
-    "guide": "attnsteer.guide",
-    "guide_denoiser": "attnsteer.guide",
+    "guide": "attnsteer.pipeline",
+    "guide_denoiser": "attnsteer.install",
     "parse_relations": "attnsteer.steering.relations",
-    "record_maps": "attnsteer.guide",
+    "record_maps": "attnsteer.install",
+    "strip_markup": "attnsteer.steering.relations",
 }
 
 __all__ = ["__version__", *sorted(_HOME_OF)]
 
 if TYPE_CHECKING:
     from attnsteer.families import UnsupportedModelError as UnsupportedModelError
-    from attnsteer.guide import GuidedPipeline as GuidedPipeline
-    from attnsteer.guide import guide as guide
-    from attnsteer.guide import guide_denoiser as guide_denoiser
-    from attnsteer.guide import record_maps as record_maps
+    from attnsteer.install import guide_denoiser as guide_denoiser
+    from attnsteer.install import record_maps as record_maps
     from attnsteer.negative.nag import NAG as NAG
+    from attnsteer.pipeline import GuidedPipeline as GuidedPipeline
+    from attnsteer.pipeline import guide as guide
     from attnsteer.steering.classifier import RelationClassifier as RelationClassifier
     from attnsteer.steering.learned import LearnedSteering as LearnedSteering
     from attnsteer.steering.relations import Relation as Relation
     from attnsteer.steering.relations import Span as Span
+    from attnsteer.steering.relations import explain_relations as explain_relations
     from attnsteer.steering.relations import parse_relations as parse_relations
+    from attnsteer.steering.relations import strip_markup as strip_markup
 
 
 def __getattr__(name: str) -> Any:

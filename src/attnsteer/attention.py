@@ -1,63 +1,27 @@
 """The attention seam: the one place that meets diffusers' attention, and sees query, key and value of it.
 
 A `Seam` finds the attention modules of a denoiser that read text (their roles come from the family's row) and says,
-as a list of changes, how to route their attention operation through `Seam.handle`. `attnsteer.install` applies the
-changes and takes them back. Two drivers:
-
-* Driver A, for processors that call diffusers' `dispatch_attention_fn`: a private attention backend on the processor,
-  which hands sub-sequences to the backend it replaced, so that flash, sage and the like keep working.
-* Driver B, for processors that call `scaled_dot_product_attention`: hooks on the attention module enter a function
-  mode for the duration of that module's call, so a recomputation under gradient checkpointing is seen too.
+as a list of changes, how to route their attention operation through `Seam.handle`; `attnsteer.drivers` has the two
+ways to do so.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, MutableMapping
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from diffusers.models import attention_dispatch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from attnsteer.changes import Change, Hook
+from attnsteer.drivers import PlainAttention, function_mode, private_backend
 from attnsteer.families import Family, TextAttention
-from attnsteer.segments import Attend, Combine, Rows, Spans, segmented_attention
+from attnsteer.segments import Combine, Rows, Spans, segmented_attention
 
 
 class GuidanceBypassedError(RuntimeError):
     """An attention module that reads text ran, but its attention operation was not seen."""
-
-
-@dataclass(frozen=True, eq=False)
-class Hook:
-    """A forward hook to register on a module; both kinds receive keyword arguments."""
-
-    module: nn.Module
-    when: Literal["before", "after"]
-    function: Callable[..., Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Attribute:
-    """An instance attribute to set on any object."""
-
-    owner: object
-    name: str
-    value: object
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """An entry to add to a mapping."""
-
-    mapping: MutableMapping[Any, Any]
-    key: object
-    value: object
-
-
-Change = Hook | Attribute | Entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,23 +32,6 @@ class TextLayer:
     name: str
     module: nn.Module
     reads: TextAttention
-
-
-@dataclass(frozen=True)
-class PlainAttention:
-    """The attention operation that the seam replaced.
-
-    Args:
-        attend: (query, key, value, mask) -> output, all (batch, heads, tokens, head_dim).
-        scale: Factor on the logits; None is 1 / sqrt(head_dim).
-        mergeable: Whether PyTorch's own kernels may compute parts of it instead.
-        causal: Whether it hides later tokens from earlier ones.
-    """
-
-    attend: Attend
-    scale: float | None
-    mergeable: bool
-    causal: bool
 
 
 @dataclass(frozen=True)
@@ -180,8 +127,18 @@ class Seam:
                 f"the denoiser's ({layout.batch} rows)"
             )
         combine = self.combine if layer.name in self.guided_layers else None
-        options = {"mask": mask, "rows": layout.rows, "scale": plain.scale, "merge": plain.mergeable}
-        return segmented_attention(query, key, value, spans, combine, plain.attend, **options)
+        return segmented_attention(
+            query,
+            key,
+            value,
+            spans,
+            combine,
+            plain.attend,
+            mask=mask,
+            rows=layout.rows,
+            scale=plain.scale,
+            merge=plain.mergeable,
+        )
 
     def _with_set_aside(self, layer: TextLayer, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         if layer.reads.probe is None or key.shape[-2] != layout.positive:
@@ -207,11 +164,11 @@ class Seam:
             if layer.reads.probe is not None:
                 yield Hook(layer.module, "before", self._take_aside(layer))
             processor = getattr(layer.module, "processor", None)
-            own = processors.count(id(processor)) == 1
-            if own and hasattr(processor, "_attention_backend"):
-                yield from _private_backend(self, layer, processor)
+            handle = functools.partial(self.handle, layer)
+            if processors.count(id(processor)) == 1 and hasattr(processor, "_attention_backend"):
+                yield from private_backend(processor, handle)
             else:
-                yield from _function_mode(self, layer)
+                yield from function_mode(layer.module, handle)
 
     def _note(self, layer: TextLayer) -> Callable[..., None]:
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -257,7 +214,7 @@ def _has(module: nn.Module, name: str) -> bool:
     return any(bool(space.get(name)) for space in (vars(module), module._modules, module._parameters))
 
 
-def select_layers(layers: list[TextLayer], wanted: "tuple[str | int, ...] | list[str | int] | None") -> frozenset[str]:
+def select_layers(layers: Sequence[TextLayer], wanted: Sequence[str | int] | None) -> frozenset[str]:
     """Names of the layers chosen by name or by index in execution order; None chooses all.
 
     Raises: ValueError for a layer that does not exist.
@@ -284,95 +241,3 @@ def spans_of(reads: TextAttention, layout: Layout, queries: int, keys: int) -> S
         return None
     start = reads.offset if reads.text == "first" else keys - length - reads.offset
     return Spans(layout.positive, layout.negative, start, start if reads.role in ("joint", "text") else None)
-
-
-_serial = itertools.count()
-
-
-def _private_backend(seam: Seam, layer: TextLayer, processor: Any) -> Iterator[Change]:
-    """Driver A: a backend of diffusers' registry that exists for one processor, for the time of the installation."""
-    replaced = processor._attention_backend
-    registry = attention_dispatch._AttentionBackendRegistry
-    name = f"attnsteer_{next(_serial)}"
-    member = str.__new__(attention_dispatch.AttentionBackendName, name)
-    member._name_, member._value_ = name, name
-
-    def attention(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
-        if kwargs.pop("_parallel_config", None) is not None:
-            raise ValueError("context parallel attention cannot be guided; disable it with parallel_config=None")
-        mask = kwargs.pop("attn_mask", None)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None) -> Tensor:
-            tokens_first = (t.transpose(1, 2) for t in (q, k, v))
-            known = {k: kwargs[k] for k in ("dropout_p", "is_causal", "scale", "enable_gqa") if k in kwargs}
-            extra = {k: v for k, v in kwargs.items() if k not in known}
-            out = attention_dispatch.dispatch_attention_fn(
-                *tokens_first, attn_mask=m, **known, attention_kwargs=extra, backend=replaced
-            )
-            return out.transpose(1, 2)
-
-        active = registry.get_active_backend()[0] if replaced is None else replaced
-        plain = PlainAttention(attend, kwargs.get("scale"), _is_native(active), bool(kwargs.get("is_causal")))
-        out = seam.handle(layer, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, plain)
-        return out.transpose(1, 2)
-
-    known_names = frozenset().union(*registry._supported_arg_names.values())
-    yield Entry(registry._backends, member, attention)
-    yield Entry(registry._constraints, member, [])
-    yield Entry(registry._supported_arg_names, member, set(known_names))
-    yield Attribute(processor, "_attention_backend", member)
-
-
-def _is_native(backend: Any) -> bool:
-    return "native" in str(getattr(backend, "value", backend))
-
-
-class _AttentionMode(TorchFunctionMode):
-    """Routes `scaled_dot_product_attention` through the seam."""
-
-    def __init__(self, seam: Seam, layer: TextLayer) -> None:
-        super().__init__()
-        self.seam, self.layer = seam, layer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _scaled_dot_product(self.seam, self.layer, *args, **(kwargs or {}))
-
-
-def _scaled_dot_product(
-    seam: Seam,
-    layer: TextLayer,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    **kwargs: Any,
-) -> Tensor:
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        out: Tensor = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, **kwargs
-        )
-        return out
-
-    plain = PlainAttention(attend, kwargs.get("scale"), dropout_p == 0.0, is_causal)
-    return seam.handle(layer, query, key, value, attn_mask, plain)
-
-
-def _function_mode(seam: Seam, layer: TextLayer) -> Iterator[Change]:
-    """Driver B: a function mode that is entered and left with the attention module's call."""
-    entered: list[_AttentionMode] = []
-
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        mode = _AttentionMode(seam, layer)
-        mode.__enter__()
-        entered.append(mode)
-
-    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if entered:
-            entered.pop().__exit__(None, None, None)
-
-    yield Hook(layer.module, "before", enter)
-    yield Hook(layer.module, "after", leave)

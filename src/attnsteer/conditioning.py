@@ -9,19 +9,18 @@ import random
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnsteer.attention import Attribute, Change, Hook
+from attnsteer.changes import Attribute, Change, Hook, applied
 from attnsteer.families import Family
 from attnsteer.inject import fresh, named_arguments
 
 Arguments = dict[str, Any]
-Applied = Callable[[Sequence[Change]], AbstractContextManager[None]]
 
 _PROMPT_KEYWORD = re.compile(r"(pooled_)?prompt(_\d+)?(_embeds|_attention_mask|_mask)?(_\d+|_mask)?$")
 _CALLBACKS = ("callback_on_step_end", "callback")
@@ -39,14 +38,13 @@ class _Captured(Exception):
         self.arguments = arguments
 
 
-def captured(pipe: Any, denoisers: Sequence[nn.Module], call: Mapping[str, Any], applied: Applied) -> Arguments:
+def captured(pipe: Any, denoisers: Sequence[nn.Module], call: Mapping[str, Any]) -> Arguments:
     """The arguments of the first denoiser call that `pipe(**call)` would make.
 
     Args:
         pipe: A stock diffusers pipeline.
         denoisers: Its denoisers, as the pipeline calls them.
         call: Keywords of the call; user callbacks among them are left out.
-        applied: Context manager that applies changes and takes them back.
 
     Raises: RuntimeError if the pipeline ends without calling a denoiser.
     """
@@ -99,7 +97,7 @@ def prompt_count(call: Mapping[str, Any]) -> int:
     prompt, embeds = call.get("prompt"), call.get("prompt_embeds")
     if prompt is None and embeds is None:
         raise ValueError("the call has no prompt: give prompt=..., or prompt_embeds=...")
-    return 1 if isinstance(prompt, str) else len(embeds) if prompt is None else len(prompt)
+    return 1 if isinstance(prompt, str) else len(embeds if prompt is None else prompt)  # type: ignore[arg-type]
 
 
 def with_prompt(call: Mapping[str, Any], prompt: str | Sequence[str]) -> Arguments:
@@ -138,7 +136,7 @@ class Conditioning:
         self.family = family
         self.contrast = dict(contrast)
         self._main = family.text[0].name
-        self._capture = capture
+        self.dry_run = capture
         self._positive: Arguments | None = None
         self._reference: Tensor | None = None
         self._conditional: list[int] = []
@@ -148,7 +146,7 @@ class Conditioning:
     def positive(self) -> Arguments:
         """Arguments of the first denoiser call for the run's own prompt; costs a dry run on first use."""
         if self._positive is None:
-            self._positive = self._capture()
+            self._positive = self.dry_run()
         return self._positive
 
     def rows(self, arguments: Mapping[str, Any]) -> slice | Tensor | None:
@@ -208,7 +206,7 @@ class Conditioning:
 def _same_text(first: Tensor, second: Tensor) -> bool:
     """Whether two rows hold the same text; lengths may differ by padding."""
     length = min(first.shape[0], second.shape[0])
-    return torch.allclose(first[:length], second[:length], rtol=1e-3, atol=1e-5)
+    return bool(torch.allclose(first[:length], second[:length], rtol=1e-3, atol=1e-5))
 
 
 def _as_rows(rows: list[int]) -> slice | Tensor:

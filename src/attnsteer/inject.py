@@ -4,15 +4,17 @@ Every layer that works token by token then handles both texts by itself; only at
 modules named in the family's `split` must know where one text ends and the other begins.
 """
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attnsteer.attention import Change, Hook, Layout, Seam
+from attnsteer.attention import Layout, Seam
+from attnsteer.changes import Attribute, Change
 from attnsteer.families import Family, SplitRun, TextInput
 from attnsteer.segments import Rows
 
@@ -117,31 +119,21 @@ def split_changes(denoiser: nn.Module, family: Family, seam: Seam) -> Iterator[C
     for name, module in denoiser.named_modules():
         for split in family.split:
             if type(module).__name__ == split.cls and fnmatchcase(name, split.modules):
-                yield from _split_run(module, split, seam)
+                yield _split_run(module, split, seam)
 
 
-def _split_run(module: nn.Module, split: SplitRun, seam: Seam) -> Iterator[Change]:
-    waiting: list[Tensor] = []
+def _split_run(module: nn.Module, split: SplitRun, seam: Seam) -> Change:
+    forward = module.forward
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    @functools.wraps(forward)
+    def apart(text: Tensor, *args: Any, **kwargs: Any) -> Any:
         layout = seam.layout
-        if layout is None or layout.negative == 0 or args[0].shape[split.axis] != layout.positive + layout.negative:
-            return None
-        positive, negative = args[0].split([layout.positive, layout.negative], dim=split.axis)
-        waiting.append(negative)
-        return (positive, *args[1:]), kwargs
+        if layout is None or layout.negative == 0 or text.shape[split.axis] != layout.positive + layout.negative:
+            return forward(text, *args, **kwargs)
+        positive, negative = text.split([layout.positive, layout.negative], dim=split.axis)
+        if split.keep == "positive":
+            return forward(positive, *args, **kwargs)
+        both = [forward(part, *args, **kwargs) for part in (positive, negative)]
+        return torch.cat(both, split.axis)
 
-    def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not waiting:
-            return None
-        negative = waiting.pop()
-        if output is None or split.keep == "positive":
-            return None
-        return torch.cat([output, _forward(module)(negative, *args[1:], **kwargs)], split.axis)
-
-    yield Hook(module, "before", before)
-    yield Hook(module, "after", after)
-
-
-def _forward(module: nn.Module) -> Callable[..., Tensor]:
-    return module.forward  # not __call__: our own hooks must not run again, offloading hooks wrap forward
+    return Attribute(module, "forward", apart)

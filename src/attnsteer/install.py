@@ -1,11 +1,10 @@
-"""Installing attnsteer in a denoiser or scheduler and taking it out again: the only file that changes a model.
+"""Installing attnsteer in a denoiser or scheduler for the time of a `with` block.
 
-Every change is a `Change` that is undone by identity when its `with` block ends, by whatever way it ends. All context
-managers here can be nested in any order on one denoiser; they share one root hook and one attention seam.
+All context managers here can be nested in any order on one denoiser; they share one root hook and one attention seam.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from attnsteer.attention import Attribute, Change, Entry, Hook, Layout, Seam, select_layers
+from attnsteer.attention import Layout, Seam, select_layers
+from attnsteer.changes import Attribute, Change, Entry, Hook, applied
 from attnsteer.families import family_of
 from attnsteer.inject import fresh, named_arguments, split_changes, text_length, with_negative
 from attnsteer.presets import resolved
@@ -23,42 +23,6 @@ from attnsteer.steering.maps import MapRecorder, StopForward
 Arguments = dict[str, Any]
 Decision = tuple[Rows, Mapping[str, Tensor]]
 BeforeCall = Callable[[nn.Module, tuple[Any, ...], Arguments], tuple[tuple[Any, ...], Arguments] | None]
-
-
-@contextmanager
-def applied(changes: Iterable[Change]) -> Iterator[None]:
-    """Apply changes; undo them in reverse order at the end."""
-    with ExitStack() as stack:
-        for change in changes:
-            stack.callback(_apply(change))
-        yield
-
-
-def _apply(change: Change) -> Callable[[], object]:
-    if isinstance(change, Hook):
-        if change.when == "before":
-            before = change.module.register_forward_pre_hook(change.function, with_kwargs=True)
-            return lambda: before.remove()
-        after = change.module.register_forward_hook(change.function, with_kwargs=True, always_call=True)
-        return lambda: after.remove()
-    if isinstance(change, Attribute):
-        owner, name, own = change.owner, change.name, vars(change.owner)
-        replaced = own.get(name)
-        undo = (
-            functools.partial(setattr, owner, name, replaced)
-            if name in own
-            else functools.partial(delattr, owner, name)
-        )
-        setattr(owner, name, change.value)
-        return undo
-    mapping, key = change.mapping, change.key
-    undo = (
-        functools.partial(mapping.__setitem__, key, mapping[key])
-        if key in mapping
-        else functools.partial(mapping.pop, key)
-    )
-    mapping[key] = change.value
-    return undo
 
 
 @dataclass(frozen=True)
@@ -79,6 +43,8 @@ class Guidance:
 class Installation:
     """What is installed in one denoiser; shared by all open context managers of this file.
 
+    It may be installed again as long as it `fits`; what `torch.compile` made of the denoiser then stays valid.
+
     Args:
         denoiser: As the pipeline calls it, compiled or not.
     """
@@ -93,6 +59,19 @@ class Installation:
         self.suspensions = 0
         self._in_callback = False
         self._seam_users = 0
+        self.root: list[Change] = [Hook(denoiser, "before", self.before), Hook(denoiser, "after", self.after)]
+        self._changes = [*self.seam.changes(), *split_changes(self.inner, self.family, self.seam)]
+        self._attached = self._attachments()
+
+    def fits(self, denoiser: nn.Module) -> bool:
+        """Whether this is for that denoiser, and its processors and forwards are those it was made for."""
+        found = self._attachments() if denoiser is self.denoiser else []
+        return len(found) == len(self._attached) and all(a is b for a, b in zip(found, self._attached, strict=True))
+
+    def _attachments(self) -> list[object]:
+        owned = [vars(module) for module in self.inner.modules()]
+        found = [own.get(name) for own in owned for name in ("forward", "processor")]
+        return found + [getattr(entry, "_attention_backend", None) for entry in found]
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[tuple[Any, ...], Arguments]:
         """Root hook: callbacks, then the negative text, then the layout for the attention seam."""
@@ -110,8 +89,9 @@ class Installation:
             main = arguments[self.family.text[0].name]
             layout = Layout(text_length(self.family, arguments), 0, main.shape[0], None, arguments)
         self.seam.begin(layout)
-        for recorder in self.recorders:
-            recorder.begin(layout)
+        if layout is not None:
+            for recorder in self.recorders:
+                recorder.begin(layout)
         return (), arguments
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Arguments, output: Any) -> None:
@@ -141,11 +121,7 @@ class Installation:
     @contextmanager
     def seam_installed(self) -> Iterator[None]:
         """Route the denoiser's attention through the seam; nested uses share one installation."""
-        if self._seam_users == 0:
-            changes = [*self.seam.changes(), *split_changes(self.inner, self.family, self.seam)]
-        else:
-            changes = []
-        with applied(changes):
+        with applied(self._changes if self._seam_users == 0 else []):
             self._seam_users += 1
             try:
                 yield
@@ -163,17 +139,15 @@ def uncompiled(denoiser: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def installation(denoiser: nn.Module) -> Iterator[Installation]:
-    """The denoiser's installation: the one already there, or a new one for the time of the block."""
+def installation(denoiser: nn.Module, kept: Installation | None = None) -> Iterator[Installation]:
+    """The denoiser's installation: the one already there, else `kept`, else a new one, for the time of the block."""
     inner = uncompiled(denoiser)
     present = _installed.get(inner)
     if present is not None:
         yield present
         return
-    new = Installation(denoiser)
-    with applied(
-        [Hook(denoiser, "before", new.before), Hook(denoiser, "after", new.after), Entry(_installed, inner, new)]
-    ):
+    new = Installation(denoiser) if kept is None else kept
+    with applied([*new.root, Entry(_installed, inner, new)]):
         yield new
 
 
@@ -249,7 +223,7 @@ def record_maps(
         raise ValueError(f"token_groups must hold one non-empty list of token indices per map, got {token_groups!r}")
     with installation(denoiser) as here:
         shape = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
-        names = select_layers(here.seam.layers, None if layers is None else list(layers))
+        names = select_layers(here.seam.layers, layers)
         patch = getattr(getattr(here.inner, "config", None), "patch_size", None)
         recorder = MapRecorder(here.family, patch, token_groups, names, rows, shape, normalise, stop_after)
         with here.seam_installed(), ExitStack() as stack:

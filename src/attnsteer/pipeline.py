@@ -16,7 +16,7 @@ from attnsteer.install import (
     Arguments,
     Decision,
     Guidance,
-    applied,
+    Installation,
     installation,
     negative_guidance,
     uncompiled,
@@ -80,7 +80,7 @@ class GuidedPipeline:
                 )
             by_kind[kind] = method
         own.update(_pipe=pipe, _negative=by_kind["negative"], _steering=by_kind["steering"])
-        own.update(_to_check=set(denoisers_of(pipe)) if validate else set(), _encoded=OrderedDict())
+        own.update(_to_check=set(denoisers_of(pipe)) if validate else set(), _encoded=OrderedDict(), _installations={})
         own.update(steering_report=None)
         for name in denoisers_of(pipe):
             denoiser = uncompiled(getattr(pipe, name))
@@ -218,14 +218,14 @@ class GuidedPipeline:
         key: Hashable | None = cache_key(pipe, contrast_call)
         contrast: dict[str, Tensor] | None = None if key is None else self._encoded.get(key)
         if contrast is None:
-            contrast = text_inputs(family, captured(pipe, denoisers, contrast_call, applied))
+            contrast = text_inputs(family, captured(pipe, denoisers, contrast_call))
         if key is None:
             self._encoded.clear()
         else:
             self._encoded[key] = contrast
             while len(self._encoded) > 4:
                 self._encoded.popitem(last=False)
-        return Conditioning(family, contrast, lambda: captured(pipe, denoisers, call, applied))
+        return Conditioning(family, contrast, lambda: captured(pipe, denoisers, call))
 
     def _install(self, rules: dict[str, Any], conditioning: Conditioning, stack: ExitStack) -> None:
         steps = _StepCounter(self._pipe)
@@ -233,7 +233,10 @@ class GuidedPipeline:
             stack.enter_context(wrap_scheduler_step(steps.scheduler, steps.step))
         for name, rule in rules.items():
             denoiser = getattr(self._pipe, name)
-            here = stack.enter_context(installation(denoiser))
+            kept = self._installations.get(name)
+            if kept is None or not kept.fits(denoiser):
+                kept = Installation(denoiser)
+            self._installations[name] = here = stack.enter_context(installation(denoiser, kept))
             window = Window(rule.start, rule.end)
 
             def decide(arguments: Arguments, name: str = name, here: Any = here, window: Window = window) -> Any:

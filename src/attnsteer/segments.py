@@ -14,12 +14,13 @@ decoding does (Dao et al. 2023):  out = sum_i exp(lse_i - lse) out_i,  lse = log
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Rows = slice | Tensor | None
+Rows: TypeAlias = slice | Tensor | None
 """Batch rows: a slice, a tensor of row indices, or None for all."""
 
 Combine = Callable[[Tensor, Tensor], Tensor]

@@ -92,10 +92,14 @@ def _work(
     request = resolve(request, model)
     pictures: list[dict[str, Any]] = []
     sheets: list[dict[str, Any]] = []
+    warnings = list(planned.notes)
     for number, path in enumerate(paths):
         made = _one(request, request.seed + number, model, planned, path, compare=compare, overwrite=overwrite)
         pictures.append(made["picture"])
         sheets += made["sheets"]
+        warnings += [note for note in made["notes"] if note not in warnings]
+    for note in warnings[len(planned.notes) :]:
+        say(f"note: {note}", quiet=quiet)
     return {
         "pictures": pictures,
         "sheets": sheets,
@@ -104,7 +108,7 @@ def _work(
         "relations": [relation_dict(relation) for relation in planned.relations],
         "device": model.device,
         "seconds": {"load": round(loading, 3), "generate": [item["seconds"] for item in pictures]},
-        "warnings": list(planned.notes),
+        "warnings": warnings,
     }
 
 
@@ -134,7 +138,7 @@ def _one(
         write_png(sheet, target, settings, parameters=text, overwrite=overwrite)
         columns = [{"name": item.variant.name, "seconds": round(item.seconds, 3)} for item in made]
         sheets.append({"path": str(target), "seed": seed, "columns": columns})
-    return {"picture": entry, "sheets": sheets}
+    return {"picture": entry, "sheets": sheets, "notes": unsteered(planned, picture)}
 
 
 def _write_gif(picture: "Picture", path: Path, *, overwrite: bool) -> Path:
@@ -144,6 +148,18 @@ def _write_gif(picture: "Picture", path: Path, *, overwrite: bool) -> Path:
     first, *rest = picture.frames
     first.save(path, save_all=True, append_images=rest, duration=125, loop=0)
     return path
+
+
+def unsteered(planned: "Plan", picture: "Picture") -> list[str]:
+    """Return a note for each planned relation that the classifier could not judge."""
+    if not planned.variant.steer:
+        return []
+    done = picture.steering.relations[0] if picture.steering is not None else []
+    return [
+        f"the classifier does not know {item.relation!r}: {item.subject.text!r} and {item.object.text!r} not steered"
+        for item in planned.relations
+        if item not in done
+    ]
 
 
 def steering_dict(report: Any) -> dict[str, Any]:

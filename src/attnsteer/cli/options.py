@@ -21,12 +21,8 @@ Classifier = Annotated[
     str | None,
     typer.Option(help="Relation classifier: folder, .pth file or Hub id.", rich_help_panel=_MODEL),
 ]
-Dtype = Annotated[
-    str | None, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)
-]
-Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)
-]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", rich_help_panel=_MODEL)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MODEL)]
 Seed = Annotated[int | None, typer.Option(help="Seed of the first picture. Default: 0.", rich_help_panel=_PICTURE)]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_PICTURE)]
 GuidanceScale = Annotated[
@@ -42,9 +38,7 @@ Extra = Annotated[
         rich_help_panel=_PICTURE,
     ),
 ]  # fmt: skip
-Negative = Annotated[
-    str | None, typer.Option("--negative", "-n", help="What must not be seen.", rich_help_panel=_NAG)
-]
+Negative = Annotated[str | None, typer.Option("--negative", "-n", help="What must not be seen.", rich_help_panel=_NAG)]
 NagScale = Annotated[float | None, typer.Option(help="Strength, >= 1; 1 is off.", rich_help_panel=_NAG)]
 NagTau = Annotated[float | None, typer.Option(help="Bound of the norm, >= 1.", rich_help_panel=_NAG)]
 NagAlpha = Annotated[float | None, typer.Option(help="Share of the guided features, 0..1.", rich_help_panel=_NAG)]
@@ -59,9 +53,7 @@ Steer = Annotated[
         rich_help_panel="Learned steering",
     ),
 ]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="PNG to write.", rich_help_panel=_OUTPUT)
-]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="PNG to write.", rich_help_panel=_OUTPUT)]
 From = Annotated[
     Path | None,
     typer.Option(
@@ -70,6 +62,4 @@ From = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.", rich_help_panel=_OUTPUT)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=_OUTPUT)]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress bars and no notes.", rich_help_panel=_OUTPUT)
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes.", rich_help_panel=_OUTPUT)]

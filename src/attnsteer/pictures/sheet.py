@@ -224,9 +224,7 @@ def _draw(
         y += max(text.height + picture.height for _, text, picture in row) + measures.px(2)
 
 
-def _draw_badge(
-    draw: ImageDraw.ImageDraw, badge: Badge, text: Paragraph, x: int, y: int, measures: Measures
-) -> None:
+def _draw_badge(draw: ImageDraw.ImageDraw, badge: Badge, text: Paragraph, x: int, y: int, measures: Measures) -> None:
     colour = _badge_colour(badge)
     box = (x, y, x + text.width + measures.px(20), y + text.height + measures.px(4))
     draw.rounded_rectangle(box, radius=measures.px(5), fill=tint(colour))

@@ -84,7 +84,11 @@ class LeanRule:
     def __call__(self, judge: Judge, latents: Float[Tensor, "rows *shape"], step_index: int) -> Descent:
         """Descend from `latents`; `step_index` does not matter to this rule."""
         norm = _norm(latents)
-        best, best_loss, direction = latents.detach(), torch.full((len(latents),), torch.inf), torch.zeros_like(latents)
+        best, best_loss, direction = (
+            latents.detach(),
+            torch.full((len(latents),), torch.inf),
+            torch.zeros_like(latents),
+        )
         length = torch.full_like(norm, self.step_size)
         current, before, used = best, None, 0
         for _ in range(self.iterations):

@@ -93,7 +93,9 @@ def pull_back(sample: Tensor, step: SteeredInput) -> Tensor:
     change = steered.double() - original.double()
     kept = change.unflatten(0, (groups, len(sample)))[0][(slice(None), *inside)]
     if bool(change.abs().sum() > groups * kept.abs().sum() * (1 + 1e-6)):
-        raise ValueError("steering moved parts of the denoiser's input that are not latents; cannot steer this pipeline")
+        raise ValueError(
+            "steering moved parts of the denoiser's input that are not latents; cannot steer this pipeline"
+        )
     return (wide + kept / scale).to(sample.dtype)
 
 

@@ -17,21 +17,21 @@ from attnsteer.inject import fresh
 from attnsteer.install import (
     before_denoiser_call,
     frozen,
-    record_maps,
     suspended,
     uncompiled,
     wrap_scheduler_step,
 )
 from attnsteer.schedule import Window
 from attnsteer.steering.classifier import RelationClassifier
-from attnsteer.steering.classifier_settings import MapSource
 from attnsteer.steering.descent import Descent, Judgement, LeanRule, PublishedRule
 from attnsteer.steering.latents import LatentSteering, rows_of
 from attnsteer.steering.locate import text_rows_of
 from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.objectives import ClassifierObjective, Objective
 from attnsteer.steering.published import assign_by_intervals, published_schedule
+from attnsteer.steering.recording import Recording
 from attnsteer.steering.relations import Relation, Span, explain_relations, strip_markup
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -75,8 +75,8 @@ class LearnedSteering:
         rule: `LeanRule` (default) or `PublishedRule`.
         start: First steered step as a fraction of the steps, [0, 1).
         end: Fraction of the steps at which steering ends, (start, 1]; the paper's value is one half.
-        map_size: Side to which the maps are resized, in cells.
-        source: Which layers the maps come from, and whether they are normalised.
+        recording: Which maps are judged.
+        timesteps: Step indices the objective was trained on, where it counts steps (published checkpoints).
         unknown: What to do with a relation of the prompt that the objective cannot judge: "error", or "skip" it.
 
     Source: Yiflach, Atzmon, Chechik 2026, Learn-to-Steer, arXiv:2509.02295; the lean rule is ours.
@@ -86,8 +86,8 @@ class LearnedSteering:
     rule: LeanRule | PublishedRule = field(default_factory=LeanRule)
     start: float = 0.0
     end: float = 0.5
-    map_size: int = 16
-    source: MapSource = field(default_factory=MapSource)
+    recording: Recording = field(default_factory=Recording)
+    timesteps: tuple[int, ...] = ()
     unknown: Literal["error", "skip"] = "error"
     kind: ClassVar[str] = "steering"
 
@@ -102,7 +102,8 @@ class LearnedSteering:
         """Steer by a classifier; maps are recorded as its settings say. `settings` are further attributes."""
         classifier.requires_grad_(False).eval()
         own = classifier.settings
-        return cls(ClassifierObjective(classifier), map_size=own.map_size, source=own.source, **settings)
+        recording = Recording(own.source.layers, own.map_size, own.source.normalise)
+        return cls(ClassifierObjective(classifier), recording=recording, timesteps=own.source.timesteps, **settings)
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, **settings: Any) -> LearnedSteering:
@@ -210,7 +211,7 @@ class LearnedSteering:
         """The noise level ahead of a step, in the measure of the objective's classifier."""
         classifier = getattr(self.objective, "classifier", None)
         if classifier is not None and classifier.settings.conditioning == "index":
-            return float(assign_by_intervals(total, self.source.timesteps)[step_index])
+            return float(assign_by_intervals(total, self.timesteps)[step_index])
         begin = getattr(scheduler, "begin_index", None) or 0
         return log_snr_of(scheduler, float(scheduler.timesteps[begin + step_index]))
 
@@ -270,39 +271,23 @@ class _Run:
         with torch.enable_grad(), suspended(self.denoiser):
             descent: Descent = self.method.rule(judge, some[family.latents], step_index)
         self.report.steps.append(
-            StepReport(
-                step_index, descent.iterations, tuple(descent.before.tolist()), tuple(descent.after.tolist())
-            )
+            StepReport(step_index, descent.iterations, tuple(descent.before.tolist()), tuple(descent.after.tolist()))
         )
         result = latents.clone()
         result[chosen] = descent.latents
         return result
 
     def _judge(self, call: dict[str, Any], rows: list[_Row], level: float) -> Judgement:
-        groups = list(dict.fromkeys(tuple(tokens) for row in rows for tokens in row.tokens.values()))
-        maps = self._maps(call, groups)
-        pairs = [
-            torch.stack([maps[groups.index(tuple(row.tokens[span]))][i] for span in (r.subject, r.object)])
-            for i, row in enumerate(rows)
-            for r in row.relations
-        ]
+        pairs = [(i, r.subject, r.object) for i, row in enumerate(rows) for r in row.relations]
+        maps = self.method.recording.pair_maps(self.denoiser, call, [row.tokens for row in rows], pairs)
         names = [r.relation for row in rows for r in row.relations]
-        verdict = self.method.objective(torch.stack(pairs), level, names)
+        verdict = self.method.objective(maps, level, names)
         counts = [len(row.relations) for row in rows]
         wanted = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
         wanted = wanted.to(verdict.loss.device)
         losses = verdict.loss.new_zeros(wanted.shape).masked_scatter(wanted, verdict.loss)
         probabilities = verdict.probability.new_ones(wanted.shape).masked_scatter(wanted, verdict.probability)
         return Judgement(losses, probabilities, wanted)
-
-    def _maps(self, call: dict[str, Any], groups: list[tuple[int, ...]]) -> list[Tensor]:
-        source, size = self.method.source, self.method.map_size
-        with record_maps(
-            self.denoiser, groups, layers=source.layers, size=size, normalise=source.normalise,
-            stop_after=source.layers is not None,
-        ) as recorder:  # fmt: skip
-            self.denoiser(**call)
-        return recorder.maps
 
 
 def _nested(relations: Any) -> bool:

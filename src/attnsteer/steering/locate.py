@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attnsteer.attention import Hook
+from attnsteer.changes import Hook, applied
 from attnsteer.conditioning import Conditioning
-from attnsteer.install import applied
 from attnsteer.steering.relations import Span
 from attnsteer.steering.tokens import match_text_rows, token_indices
 
@@ -72,7 +71,7 @@ def text_rows_of(
     """
     watch = Watch()
     with applied(watch.hooks(pipe)):
-        arguments = capture.positive
+        arguments = capture.dry_run()
     rows = capture.rows(arguments)
     if rows is None:
         raise ValueError("the pipeline's first denoiser call is not conditional: steering cannot tell its rows")

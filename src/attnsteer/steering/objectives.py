@@ -85,7 +85,7 @@ class ClassifierObjective:
     loss = -log p,   p = softmax(logits)_r
 
     Attributes:
-        classifier: In evaluation mode. The noise level is measured as its settings say (index or log-SNR).
+        classifier: In evaluation mode; moved to where the maps are. The noise level is measured as its settings say (index or log-SNR).
 
     Source: Learn-to-Steer, arXiv:2509.02295.
     """
@@ -104,6 +104,7 @@ class ClassifierObjective:
         relations: Sequence[str],
     ) -> Verdict:
         """Judge each row; see `Objective`."""
+        self.classifier.to(maps.device)
         target = torch.tensor(relation_rows(relations, self.relations, len(maps)), device=maps.device)
         loss = F.cross_entropy(self.classifier(maps, timestep), target, reduction="none")
         return Verdict(loss, (-loss).exp())

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from attnsteer.steering.parser.chunks import chunk
 from attnsteer.steering.parser.clauses import ClauseReader
-from attnsteer.steering.parser.korean import has_hangul, read_korean
-from attnsteer.steering.parser.lexicon import RELATIONS, Lexicon, canonical_relation, load_lexicon
+from attnsteer.steering.parser.korean import read_korean
+from attnsteer.steering.parser.lexicon import RELATIONS, Lexicon, canonical_relation, has_hangul, load_lexicon
 from attnsteer.steering.parser.markup import PlainPrompt, marked_relations, strip_markup
 from attnsteer.steering.parser.spans import ParseReport, Relation, Skipped, Span
 
@@ -58,9 +58,11 @@ def explain_relations(prompt: str, *, lexicon: Lexicon | Mapping[str, str] | Non
     Raises: ValueError if `lexicon` is not usable; never for the prompt.
     """
     chosen = _choose_lexicon(lexicon)
-    marked = marked_relations(prompt, chosen)
+    marked = marked_relations(prompt, None if lexicon is None else chosen)
     if marked.relations or marked.skipped:
         return marked
+    if chosen.object_first:
+        return read_korean(prompt, chosen)
     report = ClauseReader(prompt, chunk(prompt, chosen), chosen).read()
     if lexicon is not None or not has_hangul(prompt):
         return report

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_PROBES = 8  # encoder rows whose recurrence is looked for
+_PROBES = 8  # encoder rows found again that are enough
 
 
 @dataclass(frozen=True)
@@ -106,16 +106,24 @@ def _candidates(
     counts = Counter(sorts)
     telling = [row for row, sort in enumerate(sorts) if sort is not None and counts[sort] == 1]
     telling = telling or [row for row, sort in enumerate(sorts) if sort is not None]
-    width = encoder.shape[1]
-    for row in telling[:: max(1, len(telling) // _PROBES)]:
+    # Padding rows are nearly alike and recur nearly everywhere: begin with those least like the common row.
+    unlike = (encoder - encoder.median(dim=0).values).norm(dim=1).tolist()
+    telling.sort(key=lambda row: -unlike[row])
+    width, successes = encoder.shape[1], 0
+    for row in telling:
         column = int(encoder[row].abs().argmax())
         value = encoder[row, column]
         near = tolerance * value.abs()
+        found = False
         for text_row, text_column in ((text - value).abs() <= near).nonzero().tolist():
             first = text_column - column
             if 0 <= first <= text.shape[1] - width:
                 if bool(((text[text_row, first : first + width] - encoder[row]).abs() <= near).all()):
+                    found = True
                     yield text_row - row, first
+        successes += found  # rows of a cropped template are found nowhere and tell nothing
+        if successes == _PROBES:
+            return
 
 
 def _equal_rows(text: "Tensor", encoder: "Tensor", shift: int, column: int, tolerance: float) -> list[int]:

@@ -138,8 +138,10 @@ def _fit_chunk(regions: Tensor) -> list[tuple[str | None, str, float, float, flo
 
 def template_errors(
     regions: Float[Tensor, "regions size size"],
-    x: Float[Tensor, "regions #candidates"],
-    y: Float[Tensor, "regions #candidates"],
+    x: Float[Tensor, (regions #candidates
+)],
+    y: Float[Tensor, (regions #candidates
+)],
     radius: Float[Tensor, "regions candidates"],
     *,
     centroid: bool,

@@ -94,7 +94,9 @@ class Run:
             self._resume(torch.load(folder / "checkpoint.pt", weights_only=True))
         else:
             accuracy = train_text_encoder(self.tokenizer, self.text_encoder, settings.text_iterations, settings.seed)
-            self._log({"text_encoder_accuracy": round(accuracy, 4), "settings": asdict(settings), "size": asdict(size)})
+            self._log(
+                {"text_encoder_accuracy": round(accuracy, 4), "settings": asdict(settings), "size": asdict(size)}
+            )
         self.text_encoder.requires_grad_(False).eval()
 
     def step(self) -> float:

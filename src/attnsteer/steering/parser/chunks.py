@@ -5,7 +5,7 @@ from typing import Literal
 
 from attnsteer.steering.parser.lexicon import Lexicon, Meaning, canonical_relation
 from attnsteer.steering.parser.verbs import Verbs
-from attnsteer.steering.parser.words import quoted_regions, split_words
+from attnsteer.steering.parser.words import quoted_words, split_words
 
 Kind = Literal[
     "noun", "pronoun", "relation", "own side", "place", "reciprocal", "unsupported", "idiom", "conjunction", "comma",
@@ -59,7 +59,7 @@ class _Chunker:
         self.keys = [word.key for word in self.words]
         self.lexicon = lexicon
         self.verbs = Verbs(self.words, lexicon, self.word_class)
-        self.quotes = quoted_regions(text)
+        self.quoted = quoted_words(text, self.words)
         self.chunks: list[Chunk] = []
         self.at = 0
         self.determiner = ""
@@ -100,23 +100,15 @@ class _Chunker:
         if found is None:
             return False
         stop, (kind, value) = found
-        start_offset, end_offset = self.words[self.at].start, self.words[stop - 1].end
         if kind == "intros":
             self.at, self.determiner = stop, ""
-            return True
-        if any(start <= start_offset and end_offset <= end for start, end in self.quotes_near(start_offset)):
+        elif self.quoted[self.at]:
             self.emit("idiom", self.at, stop, "it stands in quotes, as lettering")
         elif kind == "relations" and stop == self.at + 1 and stop < len(self.keys) and self.keys[stop].isdigit():
             self.emit("idiom", self.at, stop, "it compares with a number")
         else:
             self.emit(_PHRASES[kind], self.at, stop, value)
         return True
-
-    def quotes_near(self, offset: int) -> list[tuple[int, int]]:
-        """The quoted passage that may hold `offset`; earlier ones are dropped, as offsets only grow."""
-        while self.quotes and self.quotes[0][1] <= offset:
-            self.quotes.pop(0)
-        return self.quotes[:1]
 
     def genitive(self) -> bool:
         """Read "to the dog's left" as "to the left of the dog"."""
@@ -150,7 +142,7 @@ class _Chunker:
         glued = word.hyphened or (index + 1 < len(self.words) and self.words[index + 1].hyphened)
         if word.kind != "word":
             return word.kind
-        if glued:
+        if glued or self.quoted[index]:
             return "word"
         for name, kind in _CLASSES.items():
             if word.key in words(name):
@@ -184,13 +176,15 @@ class _Chunker:
         return True
 
     def read_determiner(self, index: int, kind: str) -> None:
-        if self.determiner and self.keys[index] == "a":  # a thing named by a letter: "a A to the left of a B"
+        if self.determiner and self.keys[index] == "a" and not self.follows_word(index + 1):
+            # A thing named by a letter: "a A to the left of a B".
             self.emit("noun", index, index + 1, self.determiner)
             return
         stands_alone = self.keys[index] in self.lexicon.words("pronouns.unknown")
         verb_next = stands_alone and index + 1 < len(self.words) and self.verbs.form(index + 1) == "finite"
         if self.follows_word(index + 1) and not verb_next:
-            self.determiner, self.at = self.keys[index], index + 1
+            self.determiner = self.determiner if self.determiner == "both" else self.keys[index]
+            self.at = index + 1
         elif stands_alone or kind == "possessive":
             self.read_pronoun(index)
         else:
@@ -215,7 +209,8 @@ class _Chunker:
         first, determiner = self.at, self.determiner
         before = self.chunks[-1].kind if self.chunks else ""
         run = self.run_of_words(first)
-        if not determiner and self.verbs.opens(first, run, before):
+        infinitive = before == "copula" and self.chunks[-1].key == "to"
+        if not determiner and (infinitive or self.verbs.opens(first, run, before)):
             self.emit_verb(first, first + 1)
             return
         stop, verb_stop = self.verbs.cut(first, run, determiner, before)
@@ -232,11 +227,13 @@ class _Chunker:
 
     def run_of_words(self, first: int) -> int:
         """Index after the content words that begin at `first`, without trailing adverbs."""
-        stop, limit = first, min(len(self.words), first + _LONGEST_NOUN)
-        while stop < limit and self.word_class(stop) in ("word", "adverb") and (stop == first or not self.match(stop)):
+        stop, limit = first + 1, min(len(self.words), first + _LONGEST_NOUN)
+        while stop < limit and self.word_class(stop) in ("word", "adverb") and not self.match(stop):
             stop += 1
         while stop > first + 1 and self.verbs.is_adverb(stop - 1):
             stop -= 1
+        if self.determiner and stop < len(self.words) and self.keys[stop] in self.lexicon.words("noun_ends"):
+            stop += 1  # "a blue one"
         return stop
 
     def imperative(self, first: int, run: int) -> bool:

@@ -14,20 +14,14 @@ from dataclasses import dataclass
 
 from attnsteer.steering.parser.chunks import Chunk
 from attnsteer.steering.parser.findings import Findings
-from attnsteer.steering.parser.lexicon import Lexicon
+from attnsteer.steering.parser.lexicon import PLACES, RELATIONS, Lexicon
 from attnsteer.steering.parser.places import Placed, place_of_relation
 from attnsteer.steering.parser.spans import ParseReport, Span
 from attnsteer.steering.parser.words import Word, split_words
 
-_HANGUL = re.compile(r"[가-힣]")
 _LONGEST_NOUN = 5  # words of one noun phrase
 _KINDS = {"adnominal": "adnominal", "negation": "negations", "verb": "verbs", "count": "counts"}
 _REACH = 12  # words searched for a marked subject
-
-
-def has_hangul(text: str) -> bool:
-    """Whether the text has Korean syllables."""
-    return _HANGUL.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +102,7 @@ class _Reader:
             found = self.lexicon.longest_match(keys, 0)
             if found and found[0] == len(keys):
                 kind = "place" if found[1].kind in ("relations", "places") else "between"
-                mark = "place" if particle else ""
+                mark = "place" if particle not in ("", "의") else ""
                 return _Part(kind, first.start, last.end - len(particle), mark, found[1].value)
         return None
 
@@ -142,6 +136,10 @@ class _Reader:
         marked = self.marked_subject(parts, at - len(target))
         if any(part.kind == "negation" for part in parts[at + 1 : at + 4]):
             self.found.skip(place, place, "it is negated; name it in a negative prompt instead")
+        elif target and place.words not in RELATIONS:
+            self.found.skip(place, place, "it is a part of a thing, not a place beside it")
+        elif target and target[-1].words in self.lexicon.words("pronouns"):
+            self.found.skip(place, place, "a pronoun stands before it; name the thing instead")
         elif not target:
             self.place_in_picture(place, marked if behind is None else behind)
         elif not place.mark and behind is None and marked is None:
@@ -196,7 +194,7 @@ class _Reader:
     def place_in_picture(self, place: _Part, noun: Span | None) -> None:
         if noun is None or not place.mark:
             return
-        name = place_of_relation(place.words)
+        name = place.words if place.words in PLACES else place_of_relation(place.words)
         if name is None:
             self.found.skip(place, place, "no object stands before it")
             return

@@ -8,7 +8,7 @@ longest match winning, so that adding a thousand phrases costs nothing.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -59,11 +59,13 @@ class Lexicon:
         language: English name of the language, for messages.
         trie: Nested mapping word -> node; the key "" holds the `Meaning` of the phrase that ends there.
         classes: Word classes of the JSON file, by name ("determiners", "prepositions", ...).
+        object_first: The language names the object before the subject, as Korean does.
     """
 
     language: str
     trie: dict[str, Any]
     classes: Mapping[str, frozenset[str]]
+    object_first: bool = False
 
     def words(self, name: str) -> frozenset[str]:
         """Words of the class `name` ("determiners", "pronouns.thing", ...); empty where the language has none."""
@@ -90,7 +92,7 @@ class Lexicon:
             if name not in RELATIONS:
                 raise ValueError(f"lexicon: {name!r} is not a relation; use one of {', '.join(RELATIONS)}")
             _add(trie, phrase, Meaning("relations", name))
-        return Lexicon(self.language, trie, self.classes)
+        return replace(self, trie=trie)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> "Lexicon":
@@ -109,7 +111,8 @@ class Lexicon:
                 _add(trie, phrase, Meaning(kind, "a fixed phrase that places nothing"))
         for word, reason in data.get("vague", {}).items():
             _add(trie, word, Meaning("unsupported", reason))
-        return cls(str(data.get("language", "unnamed")), trie, _word_classes(data))
+        object_first = data.get("order") == "object first"
+        return cls(str(data.get("language", "unnamed")), trie, _word_classes(data), object_first)
 
 
 @cache
@@ -130,17 +133,22 @@ def load_lexicon(name: str = "en") -> Lexicon:
 
 
 def canonical_relation(phrase: str, lexicon: Lexicon | None = None) -> str:
-    """Canonical name of a relation phrase: "left of" -> "to the left of", "above_left of" -> "above and ...".
+    """Canonical name of a relation phrase: "left of", "left" -> "to the left of", "above_left" -> "above and ...".
 
     Raises: ValueError if the phrase is not a known relation.
     """
-    lexicon = lexicon or load_lexicon()
+    lexicon = lexicon or load_lexicon("ko" if has_hangul(phrase) else "en")
     words = fold_words(phrase)
     for candidate in (words, [*words, "of"]):
         match = lexicon.longest_match(candidate, 0)
         if match and match[0] == len(candidate) and match[1].kind == "relations":
             return match[1].value
     raise ValueError(f"{phrase!r} is not a known relation; use one of {', '.join(RELATIONS)}, or a synonym of them")
+
+
+def has_hangul(text: str) -> bool:
+    """Whether the text has Korean syllables."""
+    return re.search(r"[가-힣]", text) is not None
 
 
 def fold_words(text: str) -> list[str]:
@@ -193,8 +201,8 @@ def _word_classes(data: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     classes["s_forms"] = frozenset(form for verb in verbs for form in _third_person(verb))
     classes["ing_forms"] = frozenset(form for verb in verbs for form in _suffixed(verb, "ing"))
     classes["ed_forms"] = frozenset(form for verb in verbs for form in _suffixed(verb, "ed"))
-    classes["inverting_forms"] = frozenset(form for verb in data.get("inverting", ()) for form in _all_forms(verb))
-    classes["gaze_forms"] = frozenset(form for verb in data.get("gaze", ()) for form in _all_forms(verb))
+    for name in ("inverting", "gaze", "apart"):
+        classes[f"{name}_forms"] = frozenset(form for verb in data.get(name, ()) for form in _all_forms(verb))
     return classes
 
 

@@ -37,7 +37,7 @@ def strip_markup(prompt: str, *, lexicon: Lexicon | None = None) -> PlainPrompt:
 
     Args:
         prompt: Any text.
-        lexicon: Where relation phrases are looked up; English by default.
+        lexicon: Where relation phrases are looked up; English by default, Korean for a phrase in Hangul.
 
     Raises: ValueError if the curly brackets of a triple name no known relation.
     """
@@ -66,7 +66,7 @@ def strip_markup(prompt: str, *, lexicon: Lexicon | None = None) -> PlainPrompt:
     return PlainPrompt(text, relations)
 
 
-def marked_relations(prompt: str, lexicon: Lexicon) -> ParseReport:
+def marked_relations(prompt: str, lexicon: Lexicon | None) -> ParseReport:
     """Explicit relations of a prompt with offsets into the prompt as it stands; unknown ones are skipped."""
     relations: list[Relation] = []
     skipped: list[Skipped] = []

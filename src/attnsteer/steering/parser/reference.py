@@ -28,6 +28,7 @@ class Group:
         negated: A negation came.
         linked: A "with" came.
         moving: The last verb tells a direction of gaze or motion.
+        apart: A verb came whose object stands elsewhere ("looks at a dog").
         unclear: Holds "between a and b", after which a relation may be about any of them.
         inverted: Subjects found behind the object.
     """
@@ -41,6 +42,7 @@ class Group:
     negated: bool = False
     linked: bool = False
     moving: bool = False
+    apart: bool = False
     unclear: bool = False
     inverted: list[Chunk] = field(default_factory=list)
 
@@ -104,6 +106,8 @@ class Antecedents:
             return self._subject_after_object(group, sentence, pronoun_object)
         if pronoun_object and len(group.nouns) > 1:
             return [group.nouns[-1]], ""
+        if group.apart and len(group.nouns) > 1:
+            return [], TWO_READINGS
         if group.number == "plural" and sentence.listed:
             return [*sentence.listed, group.nouns[0]], ""
         return [group.nouns[0]], ""

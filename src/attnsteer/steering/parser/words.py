@@ -65,8 +65,13 @@ def split_words(text: str) -> list[Word]:
     return words
 
 
-def quoted_regions(text: str) -> list[tuple[int, int]]:
-    """Offsets of the passages in double quotes, in order; a prompt that is quoted as a whole has none."""
-    regions = [match.span() for match in _QUOTED.finditer(text)]
-    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
-    return [region for region in regions if region != (first, last)]
+def quoted_words(text: str, words: list[Word]) -> list[bool]:
+    """For each word whether it stands in double quotes; a prompt that is quoted as a whole has no such words."""
+    whole = (len(text) - len(text.lstrip()), len(text.rstrip()))
+    regions = [match.span() for match in _QUOTED.finditer(text) if match.span() != whole]
+    flags, at = [], 0
+    for word in words:
+        while at < len(regions) and regions[at][1] <= word.start:
+            at += 1
+        flags.append(at < len(regions) and regions[at][0] <= word.start)
+    return flags

@@ -1,0 +1,129 @@
+"""The two ways to see an attention operation of a stock module, and to compute it otherwise.
+
+* Driver A, for processors that call diffusers' `dispatch_attention_fn`: a private attention backend on the processor,
+  which hands sub-sequences to the backend it replaced, so that flash, sage and the like keep working.
+* Driver B, for processors that call `scaled_dot_product_attention`: a function mode, entered in the forward of that
+  attention module alone, so a recomputation under gradient checkpointing is seen too.
+
+Neither makes new functions when it is applied again: `torch.compile` keeps what it compiled for a guided denoiser.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from diffusers.models import attention_dispatch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from attnsteer.changes import Attribute, Change, Entry
+from attnsteer.segments import Attend
+
+
+@dataclass(frozen=True)
+class PlainAttention:
+    """The attention operation that the seam replaced.
+
+    Args:
+        attend: (query, key, value, mask) -> output, all (batch, heads, tokens, head_dim).
+        scale: Factor on the logits; None is 1 / sqrt(head_dim).
+        mergeable: Whether PyTorch's own kernels may compute parts of it instead.
+        causal: Whether it hides later tokens from earlier ones.
+    """
+
+    attend: Attend
+    scale: float | None
+    mergeable: bool
+    causal: bool
+
+
+Handle = Callable[[Tensor, Tensor, Tensor, Tensor | None, PlainAttention], Tensor]
+"""(query, key, value, mask, the operation replaced) -> output; tensors are (batch, heads, tokens, head_dim)."""
+
+_serial = itertools.count()
+
+
+def private_backend(processor: Any, handle: Handle) -> Iterator[Change]:
+    """Driver A: a backend in diffusers' registry for one processor, for the time of the installation."""
+    replaced = processor._attention_backend
+    registry = attention_dispatch._AttentionBackendRegistry
+    name = f"attnsteer_{next(_serial)}"
+    member = str.__new__(attention_dispatch.AttentionBackendName, name)
+    member._name_, member._value_ = name, name
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+        if kwargs.pop("_parallel_config", None) is not None:
+            raise ValueError("context parallel attention cannot be guided; disable it with parallel_config=None")
+        mask = kwargs.pop("attn_mask", None)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None) -> Tensor:
+            tokens_first = (t.transpose(1, 2) for t in (q, k, v))
+            known = {k: kwargs[k] for k in ("dropout_p", "is_causal", "scale", "enable_gqa") if k in kwargs}
+            extra = {k: v for k, v in kwargs.items() if k not in known}
+            out = attention_dispatch.dispatch_attention_fn(
+                *tokens_first, attn_mask=m, **known, attention_kwargs=extra, backend=replaced
+            )
+            return out.transpose(1, 2)
+
+        active = registry.get_active_backend()[0] if replaced is None else replaced
+        plain = PlainAttention(attend, kwargs.get("scale"), _is_native(active), bool(kwargs.get("is_causal")))
+        out = handle(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, plain)
+        return out.transpose(1, 2)
+
+    known_names = frozenset().union(*registry._supported_arg_names.values())
+    yield Entry(registry._backends, member, attention)
+    yield Entry(registry._constraints, member, [])
+    yield Entry(registry._supported_arg_names, member, set(known_names))
+    yield Attribute(processor, "_attention_backend", member)
+
+
+def _is_native(backend: Any) -> bool:
+    return "native" in str(getattr(backend, "value", backend))
+
+
+class _AttentionMode(TorchFunctionMode):  # type: ignore[misc]
+    """Routes `scaled_dot_product_attention` through the seam."""
+
+    def __init__(self, handle: Handle) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return _scaled_dot_product(self.handle, *args, **(kwargs or {}))
+
+
+def _scaled_dot_product(
+    handle: Handle,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out: Tensor = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, **kwargs
+        )
+        return out
+
+    plain = PlainAttention(attend, kwargs.get("scale"), dropout_p == 0.0, is_causal)
+    return handle(query, key, value, attn_mask, plain)
+
+
+def function_mode(module: nn.Module, handle: Handle) -> Iterator[Change]:
+    """Driver B: a function mode around the attention module's forward, and around nothing else."""
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with _AttentionMode(handle):
+            return forward(*args, **kwargs)
+
+    yield Attribute(module, "forward", watched)

@@ -1,0 +1,226 @@
+"""What an embedded model can do, with and without guidance: `python -m attnsteer.world.measure --model shapes-unet`.
+
+Prompts and seeds are drawn from ranges of their own, never used for training or tuning. Every share comes with its
+Wilson 95 % interval. Pictures are judged by the exact detector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnsteer.world.captions import phrase
+from attnsteer.world.detect import Detection, detect
+from attnsteer.world.models import embedded_models, model_folder, steering_folder
+from attnsteer.world.scene import ATTRIBUTES, COLOURS, RELATIONS, SHAPES, Scene, Shape, random_scene, relations_between
+
+FIRST_SEED = 5_000_000
+BATCH = 48
+Generate = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of right answers with its Wilson 95 % interval."""
+
+    name: str
+    right: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        """Right / of."""
+        return self.right / self.of if self.of else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson score interval at 95 %. Source: Wilson 1927, JASA 22."""
+        if not self.of:
+            return math.nan, math.nan
+        z, n, p = 1.959964, self.of, self.value
+        centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.name:58s} {self.value:6.1%}  [{low:.1%}, {high:.1%}]  {self.right} of {self.of}"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prompts that relate two objects, with the scenes that they describe."""
+
+    prompts: list[str]
+    scenes: list[Scene]
+    words: list[str]
+
+
+def load_pipeline(model: str | Path) -> Any:
+    """A stock StableDiffusionPipeline from an embedded model's name or from a folder, without progress bars."""
+    from diffusers import StableDiffusionPipeline
+
+    folder = model_folder(str(model)) if str(model) in embedded_models() else Path(model)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def find(wanted: Shape, found: Sequence[Detection]) -> Shape | None:
+    """The largest recognised object of the wanted colour and shape."""
+    matches = (
+        d.shape for d in found if d.recognised and (d.shape.colour, d.shape.shape) == (wanted.colour, wanted.shape)
+    )
+    return next(matches, None)
+
+
+def find_pair(scene: Scene, found: Sequence[Detection]) -> tuple[Shape, Shape] | None:
+    """Both objects of a scene as the detector sees them; None if one is missing."""
+    first, second = find(scene[0], found), find(scene[1], found)
+    return None if first is None or second is None else (first, second)
+
+
+def pairs(count: int, seed: int = 77) -> Pairs:
+    """Held-out prompts such as "a red circle above a blue square", relations in equal numbers."""
+    random = Random(f"held-out-{seed}")
+    scenes = [random_scene(random, 2) for _ in range(count)]
+    words = [RELATIONS[i % len(RELATIONS)] for i in range(count)]
+    return Pairs([f"{phrase(a)} {w} {phrase(b)}" for (a, b), w in zip(scenes, words, strict=True)], scenes, words)
+
+
+def pictures(generate: Generate, prompts: Sequence[str], steps: int, guidance_scale: float, **keywords: Any) -> Tensor:
+    """One picture per prompt, (prompts, 3, size, size) in [0, 1]; prompt i has seed FIRST_SEED + i."""
+    made = []
+    for first in range(0, len(prompts), BATCH):
+        chunk = list(prompts[first : first + BATCH])
+        generators = [torch.Generator().manual_seed(FIRST_SEED + first + i) for i in range(len(chunk))]
+        made.append(
+            generate(
+                chunk, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generators,
+                output_type="pt", **keywords,
+            ).images
+        )  # fmt: skip
+    return torch.cat(made)
+
+
+def base_figures(pipe: Any, count: int, steps: int, guidance_scale: float) -> list[Share]:
+    """What the model does by itself: single objects, pairs, relations."""
+    random = Random("held-out-singles")
+    singles = [random_scene(random, 1)[0] for _ in range(count)]
+    found = detect(pictures(pipe, [phrase(s) for s in singles], steps, guidance_scale))
+    right = sum(find(s, f) is not None for s, f in zip(singles, found, strict=True))
+    alone = sum(find(s, f) is not None and len(f) == 1 for s, f in zip(singles, found, strict=True))
+    shares = [
+        Share("single object: colour and shape right", right, count),
+        Share("single object: right, and nothing else in the picture", alone, count),
+    ]
+    asked = pairs(count)
+    return shares + relation_figures(asked, detect(pictures(pipe, asked.prompts, steps, guidance_scale)), "unsteered")
+
+
+def relation_figures(asked: Pairs, found: Sequence[Sequence[Detection]], name: str) -> list[Share]:
+    """Presence of both objects, and the relation, of all pictures and of those with both objects."""
+    both = [find_pair(scene, seen) for scene, seen in zip(asked.scenes, found, strict=True)]
+    present = [pair is not None for pair in both]
+    right = [
+        pair is not None and word in relations_between(*pair) for pair, word in zip(both, asked.words, strict=True)
+    ]
+    return [
+        Share(f"two objects, {name}: both right", sum(present), len(present)),
+        Share(f"two objects, {name}: relation right (of all)", sum(right), len(right)),
+        Share(f"two objects, {name}: relation right where both are present", sum(right), sum(present)),
+    ]
+
+
+def steering_figures(pipe: Any, method: Any, name: str, count: int, steps: int, guidance_scale: float) -> list[Any]:
+    """Relations with steering on the same prompts and seeds as without, and what it costs."""
+    from attnsteer.pipeline import guide
+
+    asked = pairs(count)
+    start = time.perf_counter()
+    pictures(pipe, asked.prompts[:BATCH], steps, guidance_scale)
+    plain = time.perf_counter() - start
+    guided = guide(pipe, method)
+    start = time.perf_counter()
+    made = pictures(guided, asked.prompts[:BATCH], steps, guidance_scale)
+    steered = time.perf_counter() - start
+    if count > BATCH:
+        made = pictures(guided, asked.prompts, steps, guidance_scale)
+    return [
+        *relation_figures(asked, detect(made), name),
+        f"{name}: {steered / plain:.2f} times the time of a plain batch",
+    ]
+
+
+def negative_figures(pipe: Any, count: int, steps: int, guidance_scale: float, nag: Any) -> list[Share]:
+    """How often an unwanted attribute shows: without a negative prompt, with CFG's, and with NAG (no CFG)."""
+    from attnsteer.pipeline import guide
+
+    guided, shares = guide(pipe, nag), []
+    for unwanted in (*COLOURS, *ATTRIBUTES):
+        prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
+        runs = {
+            "no negative": pictures(pipe, prompts, steps, guidance_scale),
+            "CFG": pictures(pipe, prompts, steps, guidance_scale, negative_prompt=[unwanted] * count),
+            "NAG": pictures(guided, prompts, steps, guidance_scale, nag_negative_prompt=unwanted),
+        }
+        for name, made in runs.items():
+            found = detect(made)
+            shows = sum(any(unwanted in (d.shape.colour, d.shape.attribute) for d in seen) for seen in found)
+            kept = sum(
+                any(d.recognised and d.shape.shape in p for d in seen) for p, seen in zip(prompts, found, strict=True)
+            )
+            shares += [
+                Share(f"{steps} steps, {name}: {unwanted} shows", shows, count),
+                Share(f"{steps} steps, {name}: object kept ({unwanted})", kept, count),
+            ]
+    return shares
+
+
+def main() -> None:
+    """Command line."""
+    from attnsteer.negative.nag import NAG
+    from attnsteer.steering.learned import LearnedSteering
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="shapes-unet", help="embedded model or diffusers folder")
+    parser.add_argument("--count", type=int, default=192, help="pictures per figure")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=2.5)
+    parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    given = parser.parse_args()
+    pipe = load_pipeline(given.model)
+    lines: list[Any] = []
+    if "base" in given.parts:
+        lines += _shown(base_figures(pipe, given.count, given.steps, given.guidance_scale))
+    if "steering" in given.parts:
+        method = LearnedSteering.from_pretrained(steering_folder(given.model))
+        lines += _shown(steering_figures(pipe, method, "lean", given.count, given.steps, given.guidance_scale))
+    if "negative" in given.parts:
+        for steps in (4, 20):
+            lines += _shown(negative_figures(pipe, given.count, steps, given.guidance_scale, NAG()))
+    if given.output:
+        rows = [line if isinstance(line, str) else {**asdict(line), "interval": line.interval} for line in lines]
+        given.output.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _shown(lines: list[Any]) -> list[Any]:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Train the relation classifier of an embedded model: `python -m attnsteer.world.steering --model FOLDER --work DIR`.
+
+Maps are collected from rendered pictures under noise with dual prompts, and from the model's own samples labelled by
+the exact detector. The detector gives labels here and scores elsewhere; steering itself never sees it. Every shard and
+every epoch is kept, so the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnsteer.attention import text_layers
+from attnsteer.families import family_of
+from attnsteer.steering.collect import PairPrompt, noised_maps, sampled_maps
+from attnsteer.steering.dataset import Manifest, MapBatch, ShardWriter, read_manifest
+from attnsteer.steering.recording import Recording
+from attnsteer.steering.train import TrainSettings, default_classifier, evaluate_classifier, train_classifier
+from attnsteer.world.captions import phrase
+from attnsteer.world.detect import detect
+from attnsteer.world.measure import find_pair, load_pipeline
+from attnsteer.world.render import render
+from attnsteer.world.scene import RELATIONS, Scene, random_scene, relations_between
+
+logger = logging.getLogger(__name__)
+
+STEPS = 20
+STEERED = tuple(range(10))
+MAP_SIZE = 12
+
+
+@dataclass(frozen=True)
+class Collection:
+    """How much is collected: shards of pictures; held-out shards come from other seeds."""
+
+    rendered_shards: int = 6
+    sampled_shards: int = 12
+    held_out_shards: int = 4
+    batch: int = 48
+    guidance_scale: float = 2.5
+
+
+def clear_scene(random: Random) -> tuple[Scene, str]:
+    """Two objects of which exactly one relation holds."""
+    while True:
+        scene = random_scene(random, 2, attribute_probability=0.05)
+        holding = relations_between(*scene)
+        if len(holding) == 1:
+            return scene, holding.pop()
+
+
+def pair_prompt(scene: Scene, word: str, source: str) -> PairPrompt:
+    """ "a red circle above a blue square", with whatever relation word is wanted."""
+    first, second = (phrase(shape, attribute=False) for shape in scene)
+    names = [words.split(" ", 1)[1] for words in (first, second)]
+    return PairPrompt(f"{first} {word} {second}", names[0], names[1], word, source)
+
+
+def rendered_batch(pipe: Any, recording: Recording, seed: int, size: int) -> MapBatch:
+    """Rendered pictures, each with the true and with one wrong relation word (dual prompts), at every second step."""
+    random = Random(f"rendered-{seed}")
+    scenes = [clear_scene(random) for _ in range(size)]
+    pictures = render([scene for scene, _ in scenes], pipe.unet.config.sample_size).repeat(2, 1, 1, 1)
+    labels = [label for _, label in scenes] * 2
+    prompts = [pair_prompt(scene, label, f"r{seed}-{i}") for i, (scene, label) in enumerate(scenes)]
+    for i, (scene, label) in enumerate(scenes):
+        wrong = random.choice([name for name in RELATIONS if name != label])
+        prompts.append(pair_prompt(scene, wrong, f"r{seed}-{i}"))
+    return noised_maps(
+        pipe, pictures, prompts, labels, recording, RELATIONS, steps=STEERED[1::2], num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+
+
+def sampled_batch(pipe: Any, recording: Recording, seed: int, collection: Collection) -> MapBatch:
+    """The model's own pictures for random relation prompts, labelled by the detector, at every steered step."""
+    random = Random(f"sampled-{seed}")
+    scenes = [random_scene(random, 2) for _ in range(collection.batch)]
+    prompts = [pair_prompt(s, random.choice(RELATIONS), f"s{seed}-{i}") for i, s in enumerate(scenes)]
+
+    def label(pictures: Tensor) -> list[str | None]:
+        return [_clear_relation(scene, found) for scene, found in zip(scenes, detect(pictures), strict=True)]
+
+    call = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": collection.guidance_scale,
+        "generator": [torch.Generator().manual_seed(seed * 100_000 + i) for i in range(collection.batch)],
+    }
+    return sampled_maps(pipe, prompts, label, recording, RELATIONS, steps=STEERED, call=call)
+
+
+def _clear_relation(scene: Scene, found: Sequence[Any]) -> str | None:
+    pair = find_pair(scene, found)
+    holding = relations_between(*pair) if pair is not None else set()
+    return holding.pop() if len(holding) == 1 else None
+
+
+def collect(pipe: Any, name: str, folder: Path, recording: Recording, collection: Collection) -> dict[str, Path]:
+    """Collect the shards that are not there yet; returns the folders of training and held-out maps."""
+    layers = text_layers(pipe.unet, family_of(pipe.unet))
+    channels = sum(
+        layer.module.heads for layer in layers if recording.layers is None or layer.name in recording.layers
+    )
+    settings = {"scheduler": "DDIM", "num_inference_steps": STEPS, "guidance_scale": collection.guidance_scale}
+    manifest = Manifest(name, RELATIONS, channels, recording.size, recording.layers, settings=settings)
+    parts = {
+        "rendered": (collection.rendered_shards, lambda seed: rendered_batch(pipe, recording, seed, collection.batch)),
+        "sampled": (collection.sampled_shards, lambda seed: sampled_batch(pipe, recording, 1_000 + seed, collection)),
+        "held-out": (
+            collection.held_out_shards,
+            lambda seed: sampled_batch(pipe, recording, 9_000 + seed, collection),
+        ),
+    }
+    for part, (shards, batch_of) in parts.items():
+        writer = ShardWriter(folder / part, manifest)
+        for number in sorted(set(range(shards)) - set(writer.finished())):
+            writer.write(number, batch_of(number))
+            logger.info("%s: shard %d of %d", part, number + 1, shards)
+    return {part: folder / part for part in parts}
+
+
+def train(model: Path, work: Path, output: Path, collection: Collection, settings: TrainSettings) -> dict[str, Any]:
+    """Collect, train, measure on held-out samples of the model, and write the classifier; returns its metrics."""
+    pipe = load_pipeline(model)
+    folders = collect(pipe, model.name, work, Recording(size=MAP_SIZE), collection)
+    architecture = replace(default_classifier(read_manifest(folders["sampled"])), antisymmetric=True)
+    classifier = train_classifier(
+        [folders["rendered"], folders["sampled"]], work / "classifier", classifier=architecture, settings=settings,
+        on_epoch=lambda report: logger.info("%s", report),
+    )  # fmt: skip
+    classifier.metrics = evaluate_classifier(classifier, [folders["held-out"]])
+    classifier.save_pretrained(output)
+    return classifier.metrics
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="diffusers folder of the text-to-image model")
+    parser.add_argument("--work", type=Path, required=True, help="folder for maps and checkpoints")
+    parser.add_argument("--output", type=Path, help="folder for the classifier (default: MODEL/steering)")
+    parser.add_argument("--rendered-shards", type=int, default=Collection.rendered_shards)
+    parser.add_argument("--sampled-shards", type=int, default=Collection.sampled_shards)
+    parser.add_argument("--held-out-shards", type=int, default=Collection.held_out_shards)
+    parser.add_argument("--epochs", type=int, default=30)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    collection = Collection(given.rendered_shards, given.sampled_shards, given.held_out_shards)
+    output = given.output or given.model / "steering"
+    symmetries = ("swap", "mirror", "upend")
+    metrics = train(
+        given.model, given.work, output, collection, TrainSettings(epochs=given.epochs, symmetries=symmetries)
+    )
+    sys.stdout.write(json.dumps({name: metrics[name] for name in ("samples", "accuracy", "leakage")}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
