@@ -87,7 +87,7 @@ def test_too_many_or_no_objects_are_an_error(objects):
         (lambda p: p + 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)), 0.99, True),
         (lambda p: (p * 255).round() / 255, 0.99, True),
         (lambda p: 0.85 * p + 0.1, 0.97, True),
-        (lambda p: F.avg_pool2d(F.pad(p, (1,) * 4, mode="replicate"), 3, 1), 0.9, False),
+        (lambda p: 0.5 * p + 0.5 * F.avg_pool2d(F.pad(p, (1,) * 4, mode="replicate"), 3, 1), 0.9, False),
     ],
     ids=["sharp", "noise", "8 bits", "pale", "blurred"],
 )
@@ -140,11 +140,12 @@ def test_relation_words_of_captions_are_right_only_by_chance():
     named = right = 0
     for _ in range(3000):
         scene = random_scene(random, 2)
-        relation = next((r for r in RELATIONS if f" {r} " in caption(scene, random)), None)
+        text = caption(scene, random)
+        relation = next((r for r in RELATIONS if f" {r} " in text), None)
         if relation:
             named += 1
             right += relation in relations_between(*scene)
-    assert 0.5 < named / 3000 < 0.7
+    assert 0.55 < named / 3000 < 0.65
     assert right / named < 0.37
 
 

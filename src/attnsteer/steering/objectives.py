@@ -85,7 +85,8 @@ class ClassifierObjective:
     loss = -log p,   p = softmax(logits)_r
 
     Attributes:
-        classifier: In evaluation mode; moved to where the maps are. The noise level is measured as its settings say (index or log-SNR).
+        classifier: In evaluation mode; moved to where the maps are. The noise level is measured as its settings
+            say (index or log-SNR).
 
     Source: Learn-to-Steer, arXiv:2509.02295.
     """

@@ -138,15 +138,23 @@ def _fit_chunk(regions: Tensor) -> list[tuple[str | None, str, float, float, flo
 
 def template_errors(
     regions: Float[Tensor, "regions size size"],
-    x: Float[Tensor, (regions #candidates
-)],
-    y: Float[Tensor, (regions #candidates
-)],
+    x: Float[
+        Tensor,
+        (
+            regions  # candidates
+        ),
+    ],
+    y: Float[
+        Tensor,
+        (
+            regions  # candidates
+        ),
+    ],
     radius: Float[Tensor, "regions candidates"],
     *,
     centroid: bool,
 ) -> Float[Tensor, "regions styles shapes candidates"]:
-    """Squared error of every template against each region; with `centroid`, (x, y) is the templates' centre of mass."""
+    """Squared error of every template against each region; with `centroid`, (x, y) is the centre of mass."""
     size = regions.shape[-1]
     pixels = (torch.arange(size) + 0.5) / size
     radius = radius[..., None, None]

@@ -162,12 +162,19 @@ def steering_figures(pipe: Any, method: Any, name: str, count: int, steps: int, 
     ]
 
 
-def negative_figures(pipe: Any, count: int, steps: int, guidance_scale: float, nag: Any) -> list[Share]:
-    """How often an unwanted attribute shows: without a negative prompt, with CFG's, and with NAG (no CFG)."""
+def negative_figures(
+    pipe: Any,
+    count: int,
+    steps: int,
+    guidance_scale: float,
+    nag: Any,
+    attributes: Sequence[str] = (*COLOURS, *ATTRIBUTES),
+) -> list[Share]:
+    """How often an unwanted attribute shows: without a negative prompt, with CFG's, and with NAG's."""
     from attnsteer.pipeline import guide
 
     guided, shares = guide(pipe, nag), []
-    for unwanted in (*COLOURS, *ATTRIBUTES):
+    for unwanted in attributes:
         prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
         runs = {
             "no negative": pictures(pipe, prompts, steps, guidance_scale),

@@ -60,7 +60,7 @@ def clear_scene(random: Random) -> tuple[Scene, str]:
 
 
 def pair_prompt(scene: Scene, word: str, source: str) -> PairPrompt:
-    """ "a red circle above a blue square", with whatever relation word is wanted."""
+    """The prompt "a red circle WORD a blue square" for a scene, with whatever relation word is wanted."""
     first, second = (phrase(shape, attribute=False) for shape in scene)
     names = [words.split(" ", 1)[1] for words in (first, second)]
     return PairPrompt(f"{first} {word} {second}", names[0], names[1], word, source)

@@ -7,14 +7,11 @@ already bound together saves it the slowest part of its training.
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.trainers import BpeTrainer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -29,16 +26,27 @@ def build_tokenizer() -> CLIPTokenizer:
     """A stock CLIPTokenizer in which every word of the world is one token; other letters are tokens of their own."""
     letters = [chr(code) for code in range(33, 127)]
     alphabet = [*letters, *(letter + "</w>" for letter in letters)]
-    learner = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
-    learner.pre_tokenizer = WhitespaceSplit()
-    learner.train_from_iterator(
-        [" ".join(WORDS)],
-        BpeTrainer(vocab_size=1000, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False),
-    )
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = _merges(WORDS)
     tokens = dict.fromkeys([START, END, *alphabet, *("".join(pair) for pair in merges)])
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _merges(words: tuple[str, ...] | list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that join every word to one token: the most frequent pair first, ties by spelling.
+
+    The library's trainer breaks ties differently at every run, and token ids must not change when a run is resumed.
+    """
+    pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges: list[tuple[str, str]] = []
+    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        for word in pieces:
+            for place in range(len(word) - 2, -1, -1):
+                if place < len(word) - 1 and (word[place], word[place + 1]) == best:
+                    word[place : place + 2] = ["".join(best)]
+    return merges
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 96, layers: int = 2, heads: int = 4) -> CLIPTextModel:
@@ -70,7 +78,8 @@ def train_text_encoder(
 ) -> float:
     """Teach the encoder at every noun which object it names; returns the accuracy of the last 20 batches (0 to 1).
 
-    The targets of a noun are colour, shape and attribute of its object, with "not said" as a class of its own. Words other than nouns and adjectives carry no loss.
+    The targets of a noun are colour, shape and attribute of its object, with "not said" as a class of its own. Words
+    other than nouns and adjectives carry no loss.
     """
     random = Random(seed)
     sizes = (len(COLOURS) + 1, len(SHAPES) + 1, len(ATTRIBUTES) + 1)
@@ -83,11 +92,11 @@ def train_text_encoder(
         ids = tokenize(tokenizer, texts)
         rows, columns, targets = _noun_targets(tokenizer, ids)
         logits = heads(encoder(ids).last_hidden_state[rows, columns]).split(sizes, dim=-1)
-        loss = torch.stack([nn.functional.cross_entropy(l, t) for l, t in zip(logits, targets.T, strict=True)]).sum()
+        loss = torch.stack([nn.functional.cross_entropy(z, t) for z, t in zip(logits, targets.T, strict=True)]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        right = torch.stack([l.argmax(-1) == t for l, t in zip(logits, targets.T, strict=True)]).all(0)
+        right = torch.stack([z.argmax(-1) == t for z, t in zip(logits, targets.T, strict=True)]).all(0)
         hits = [*hits[-19:], right.float().mean().item()]
     encoder.eval()
     return sum(hits) / len(hits)

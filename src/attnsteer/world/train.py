@@ -21,6 +21,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from attnsteer.world.captions import random_pair
 from attnsteer.world.models import UNetSize, assemble_pipeline, build_unet
@@ -45,7 +46,7 @@ class Training:
 
 
 def learning_rate_at(iteration: int, settings: Training) -> float:
-    """Linear warm-up, then a half cosine down to the final rate; by iteration, so that a starved run keeps its plan."""
+    """Linear warm-up, then half a cosine down to the final rate; by iteration, so a starved run keeps its plan."""
     if iteration < settings.warmup:
         return settings.learning_rate * (iteration + 1) / settings.warmup
     done = min((iteration - settings.warmup) / max(settings.iterations - settings.warmup, 1), 1.0)
@@ -80,7 +81,8 @@ class Run:
         """Start in `folder`, or go on from the checkpoint that lies there."""
         torch.manual_seed(settings.seed)
         self.folder, self.settings = folder, settings
-        self.tokenizer = build_tokenizer()
+        saved = folder / "model" / "tokenizer"
+        self.tokenizer = CLIPTokenizer.from_pretrained(saved) if saved.is_dir() else build_tokenizer()
         self.text_encoder = build_text_encoder(self.tokenizer)
         self.unet = build_unet(size, self.text_encoder.config.hidden_size)
         # On a CPU plain matrix products train 1.6 times as fast as the fused kernel, whose backward pass is slow.
@@ -97,7 +99,8 @@ class Run:
             self._log(
                 {"text_encoder_accuracy": round(accuracy, 4), "settings": asdict(settings), "size": asdict(size)}
             )
-        self.text_encoder.requires_grad_(False).eval()
+        # The weights are shipped in float16; training must see what users will run.
+        self.text_encoder.half().float().requires_grad_(False).eval()
 
     def step(self) -> float:
         """One optimizer step on a fresh batch; returns the loss."""

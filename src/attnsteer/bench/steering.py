@@ -1,0 +1,158 @@
+"""Floating-point operations of learned steering per picture, in the published and in the lean regime.
+
+Counted are the denoiser's own calls, and for each iteration of steering one pass of the denoiser that records the maps
+of two objects, the classifier's verdict, and the gradient with respect to the latents. Iterations end early when the
+verdict is good, so the totals are upper limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from attnsteer.attention import text_layers
+from attnsteer.bench.calls import Call, build, example_call, imitation, with_positions
+from attnsteer.bench.flops import count_flops
+from attnsteer.bench.sizes import FLUX_DEV_512, FLUX_SCHNELL_256, SD21_512, Size
+from attnsteer.families import family_of
+from attnsteer.inject import fresh
+from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.classifier_settings import ClassifierSettings
+from attnsteer.steering.descent import LeanRule
+from attnsteer.steering.published import published_classifier, published_schedule
+from attnsteer.steering.recording import Recording
+from attnsteer.steering.relations import RELATIONS, Relation
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How one model is steered.
+
+    Attributes:
+        name: For the table.
+        size: The denoiser and its call.
+        steps: Denoising steps of a picture.
+        rows: Batch rows of the pipeline's own calls: 2 with classifier-free guidance.
+        steered_steps: Steps that steering runs ahead of.
+        iterations: Most iterations per steered step.
+        classifier: Judges the maps.
+        layers: Shell pattern of the attention layers recorded; with a choice, the pass ends after the last of them.
+    """
+
+    name: str
+    size: Size
+    steps: int
+    rows: int
+    steered_steps: int
+    iterations: int
+    classifier: ClassifierSettings
+    layers: str = "*"
+
+
+@dataclass(frozen=True)
+class SteeringCost:
+    """Floating-point operations of one picture.
+
+    Attributes:
+        regime: What was counted.
+        call: The pipeline's own denoiser call, all rows.
+        iteration: One iteration of steering.
+    """
+
+    regime: Regime
+    call: int
+    iteration: int
+
+    @property
+    def base(self) -> int:
+        """The picture without steering."""
+        return self.regime.steps * self.call
+
+    @property
+    def total(self) -> int:
+        """The picture with steering, if every iteration is used."""
+        return self.base + self.regime.steered_steps * self.regime.iterations * self.iteration
+
+
+def published_regime(name: str, size: Size, rows: int) -> Regime:
+    """The regime of a published checkpoint: all layers, all iterations."""
+    schedule = published_schedule(name)
+    steered = schedule.stop_step - schedule.start_step
+    return Regime(
+        "published", size, schedule.num_inference_steps, rows, steered, schedule.max_iterations,
+        replace(published_classifier(name), fewer_channels=True),
+    )  # fmt: skip
+
+
+def lean_regime(published: Regime, layers: str, channels: int, name: str = "lean", text: int | None = None) -> Regime:
+    """The default regime for the same picture: some layers, early exit, few iterations, a small classifier.
+
+    Args:
+        published: The regime of the same model as published.
+        layers: Shell pattern of the layers.
+        channels: Their heads.
+        name: For the table.
+        text: Text tokens of all calls; None keeps those of the published regime.
+    """
+    size = published.size
+    return replace(
+        published,
+        name=name,
+        size=size if text is None else replace(size, text=(text, size.text[1])),
+        iterations=LeanRule().iterations,
+        classifier=ClassifierSettings(RELATIONS, channels, dropout=0.1, standardise=True),
+        layers=layers,
+    )
+
+
+_SD21 = published_regime("sd2", SD21_512, rows=2)
+_SCHNELL = published_regime("flux_schnell", FLUX_SCHNELL_256, rows=1)
+_DEV = published_regime("flux_dev", FLUX_DEV_512, rows=1)
+_DOUBLE = "transformer_blocks.*"
+
+REGIMES = (
+    _SD21,
+    lean_regime(_SD21, "*s.[12].attentions.*", 100, "lean, maps of 16x16 cells"),
+    _SCHNELL,
+    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks"),
+    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks, 256 text tokens", text=256),
+    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks, 77 text tokens", text=77),
+    _DEV,
+    lean_regime(_DEV, _DOUBLE, 19 * 24, "lean, double blocks"),
+)
+
+
+def steering_cost(regime: Regime) -> SteeringCost:
+    """Count one call and one iteration.
+
+    Raises: ValueError if no layer fits the regime's pattern.
+    """
+    with imitation():
+        denoiser = build(regime.size)
+        classifier = RelationClassifier(regime.classifier).eval().requires_grad_(False)
+        calls = [example_call(regime.size, denoiser, rows) for rows in (regime.rows, 1)]
+    own, steered = (with_positions(regime.size, family_of(denoiser), call) for call in calls)
+    with torch.no_grad():
+        plain = count_flops(lambda: denoiser(**fresh(own.arguments)))
+    return SteeringCost(regime, plain, count_flops(lambda: _iteration(regime, denoiser, classifier, steered)))
+
+
+def _iteration(regime: Regime, denoiser: nn.Module, classifier: RelationClassifier, call: Call) -> None:
+    family = family_of(denoiser)
+    names = tuple(layer.name for layer in text_layers(denoiser, family))
+    layers = None if regime.layers == "*" else tuple(n for n in names if fnmatchcase(n, regime.layers))
+    if layers == ():
+        raise ValueError(f"no attention layer is called {regime.layers!r}; there are {names[0]!r} to {names[-1]!r}")
+    pair = Relation.of("a dog to the left of a cat", "dog", "to the left of", "cat")
+    spans = (pair.subject, pair.object)
+    latents = call.arguments[family.latents].detach().requires_grad_(True)
+    recording = Recording(layers, regime.classifier.map_size, normalise=True)
+    arguments = {**fresh(call.arguments), family.latents: latents}
+    tokens = [{span: [index + 1] for index, span in enumerate(spans)}]
+    maps = recording.pair_maps(denoiser, arguments, tokens, [(0, *spans)])
+    loss = F.cross_entropy(classifier(maps, 0.0), torch.tensor([0]))
+    torch.autograd.grad(loss, latents)

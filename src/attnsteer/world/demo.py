@@ -1,0 +1,124 @@
+"""The demo: `python -m attnsteer.world.demo --output demo` draws a sheet with the embedded model and counts.
+
+Each row of the sheet is one prompt with one seed: the stock pipeline, with NAG, steered, and with both. The exact
+detector's verdicts stand under the pictures. The examples were chosen to show something; the figures printed below
+them are counted over prompts that were not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from attnsteer.compare import Request, comparison_sheet, find_model, open_model, plan, resolve, run_variants
+from attnsteer.compare.run import Picture, Plan
+from attnsteer.pictures import Badge, write_png
+from attnsteer.world.detect import Detection, detect
+from attnsteer.world.measure import Share, negative_figures, pairs, pictures, relation_figures
+from attnsteer.world.models import DEFAULT_MODEL
+from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row of the sheet."""
+
+    prompt: str
+    negative: str
+    seed: int
+
+
+EXAMPLES = (
+    Example("a red circle to the left of a blue square", "outline", 7),
+    Example("a green triangle above a yellow circle", "blurry", 3),
+    Example("a circle", "red", 5),
+)
+
+
+def verdicts(picture: Picture, planned: Plan, negative: str) -> list[Badge]:
+    """The detector's verdicts on one picture: its relations, and whether it shows what it should not."""
+    pixels = torch.frombuffer(bytearray(picture.image.convert("RGB").tobytes()), dtype=torch.uint8)
+    found = detect(pixels.view(picture.image.height, picture.image.width, 3).permute(2, 0, 1)[None] / 255)[0]
+    badges = []
+    for relation in planned.relations:
+        first, second = (_named(span.text, found) for span in (relation.subject, relation.object))
+        if first is None or second is None:
+            missing = relation.subject.text if first is None else relation.object.text
+            badges.append(Badge(f"no {missing}", False))
+        else:
+            right = relation.relation in relations_between(first.shape, second.shape)
+            badges.append(Badge(relation.relation if right else f"not {relation.relation}", right))
+    if negative in (*COLOURS, *ATTRIBUTES):
+        shows = any(negative in (d.shape.colour, d.shape.attribute) for d in found)
+        badges.append(Badge(f"shows {negative}" if shows else f"nothing {negative}", not shows))
+    return badges
+
+
+def _named(words: str, found: Sequence[Detection]) -> Detection | None:
+    wanted = words.split()
+    return next((d for d in found if d.recognised and d.shape.shape in wanted and d.shape.colour in wanted), None)
+
+
+def sheet(model: Any, example: Example) -> Image.Image:
+    """One example: off, NAG, steered and both, with heat maps and verdicts."""
+    request = Request(example.prompt, negative=example.negative, seed=example.seed)
+    planned = plan(request, model.source.classifier)
+    request = resolve(request, model)
+    shown = run_variants(request, model, planned)
+    badges = {picture.variant.name: verdicts(picture, planned, example.negative) for picture in shown}
+    return comparison_sheet(request, planned, shown, badges=badges)
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets below each other, as wide as the widest."""
+    width = max(one.width for one in sheets)
+    whole = Image.new("RGB", (width, sum(one.height for one in sheets)), sheets[0].getpixel((0, 0)))
+    top = 0
+    for one in sheets:
+        whole.paste(one, (0, top))
+        top += one.height
+    return whole
+
+
+def figures(model: Any, count: int) -> list[Share]:
+    """Relations with and without steering, and NAG on one attribute, counted over held-out prompts."""
+    from attnsteer import NAG, LearnedSteering, guide
+
+    steps, scale = model.source.defaults["steps"], model.source.defaults["guidance_scale"]
+    asked = pairs(count)
+    plain = detect(pictures(model.pipe, asked.prompts, steps, scale))
+    guided = guide(model.pipe, LearnedSteering.from_pretrained(model.source.classifier))
+    steered = detect(pictures(guided, asked.prompts, steps, scale))
+    shares = [relation_figures(asked, plain, "unsteered")[1], relation_figures(asked, steered, "steered")[1]]
+    return shares + negative_figures(model.pipe, count, 4, scale, NAG(), attributes=("red",))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the sheet")
+    parser.add_argument("--count", type=int, default=24, help="held-out prompts behind each figure")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    model = open_model(find_model(DEFAULT_MODEL), progress=False)
+    model.pipe.set_progress_bar_config(disable=True)
+    given.output.mkdir(parents=True, exist_ok=True)
+    path = given.output / "sheet.png"
+    write_png(stacked([sheet(model, example) for example in EXAMPLES]), path, {}, overwrite=True)
+    sys.stdout.write(f"{path}: {len(EXAMPLES)} prompts, each off | NAG | steered | both with one seed\n\n")
+    sys.stdout.write(f"Counted over {given.count} held-out prompts (95 % intervals):\n")
+    for share in figures(model, given.count):
+        sys.stdout.write(f"  {share}\n")
+    sys.stdout.write(f"\n{time.perf_counter() - start:.0f} s\n")
+
+
+if __name__ == "__main__":
+    main()
