@@ -121,10 +121,10 @@ class Seam:
             reader.read(layer, query, key, mask, spans, plain.scale)
         if layout.negative == 0:
             return plain.attend(query, key, value, mask)
-        if plain.causal or (layout.rows is not None and query.shape[0] != layout.batch):
+        if plain.causal or query.shape[0] % layout.batch != 0:
             raise ValueError(
-                f"{layer.name} cannot be guided: its attention is causal or its batch ({query.shape[0]} rows) is not "
-                f"the denoiser's ({layout.batch} rows)"
+                f"{layer.name} cannot be guided: its attention is causal, or its batch ({query.shape[0]} rows) is no "
+                f"multiple of the denoiser's ({layout.batch} rows)"
             )
         combine = self.combine if layer.name in self.guided_layers else None
         return segmented_attention(
@@ -135,7 +135,7 @@ class Seam:
             combine,
             plain.attend,
             mask=mask,
-            rows=layout.rows,
+            rows=_repeated(layout.rows, query.shape[0] // layout.batch),
             scale=plain.scale,
             merge=plain.mergeable,
         )
@@ -196,6 +196,7 @@ def text_layers(denoiser: nn.Module, family: Family) -> list[TextLayer]:
     """The attention modules of a denoiser that read text, in execution order."""
     modules = dict(denoiser.named_modules())
     found: list[tuple[int, str, TextAttention]] = []
+    config = getattr(denoiser, "config", {})
     for name, module in modules.items():
         block = modules[name.rpartition(".")[0]]
         for reads in family.attention:
@@ -205,6 +206,10 @@ def text_layers(denoiser: nn.Module, family: Family) -> list[TextLayer]:
                 place = next((i for i, part in enumerate(family.order) if name.startswith(part)), 0)
                 found.append((place, name, reads))
                 break
+    for reads in family.attention:
+        count = int(config.get(reads.except_last) or 0) if reads.except_last else 0
+        mine = [entry for entry in found if entry[2] is reads]
+        found = [entry for entry in found if entry not in mine[len(mine) - count :]] if count else found
     found.sort(key=lambda entry: entry[0])
     return [TextLayer(i, name, modules[name], reads) for i, (_, name, reads) in enumerate(found)]
 
@@ -212,6 +217,15 @@ def text_layers(denoiser: nn.Module, family: Family) -> list[TextLayer]:
 def _has(module: nn.Module, name: str) -> bool:
     """Whether the module itself (not its configuration, which diffusers also answers for) has a truthy attribute."""
     return any(bool(space.get(name)) for space in (vars(module), module._modules, module._parameters))
+
+
+def _repeated(rows: Rows, times: int) -> Rows:
+    """The rows of a batch in which every row stands `times` times in succession (one for each frame of a video)."""
+    if rows is None or times == 1:
+        return rows
+    if isinstance(rows, slice):
+        return slice(rows.start * times, rows.stop * times)
+    return (rows[:, None] * times + torch.arange(times)).flatten()
 
 
 def select_layers(layers: Sequence[TextLayer], wanted: Sequence[str | int] | None) -> frozenset[str]:

@@ -7,7 +7,6 @@ attributes are put back afterwards, so the real run is the same as without it.
 
 import random
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from attnsteer.changes import Attribute, Change, Hook, applied
 from attnsteer.families import Family
-from attnsteer.inject import fresh, named_arguments
+from attnsteer.inject import fresh, named_arguments, taken
 
 Arguments = dict[str, Any]
 
@@ -113,10 +112,10 @@ def with_prompt(call: Mapping[str, Any], prompt: str | Sequence[str]) -> Argumen
     return {**kept, "prompt": texts[0] if isinstance(call.get("prompt"), str) else texts}
 
 
-def text_inputs(family: Family, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+def text_inputs(family: Family, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The text inputs among the arguments of a denoiser call."""
     names = (text.name for text in family.text)
-    return {name: arguments[name] for name in names if isinstance(arguments.get(name), Tensor)}
+    return {name: arguments[name] for name in names if isinstance(arguments.get(name), Tensor | list | dict)}
 
 
 class Conditioning:
@@ -132,15 +131,15 @@ class Conditioning:
         capture: Gives the arguments of the first call for the run's own prompt, by a dry run.
     """
 
-    def __init__(self, family: Family, contrast: Mapping[str, Tensor], capture: Callable[[], Arguments]) -> None:
+    def __init__(self, family: Family, contrast: Mapping[str, Any], capture: Callable[[], Arguments]) -> None:
         self.family = family
         self.contrast = dict(contrast)
         self._main = family.text[0].name
         self.dry_run = capture
         self._positive: Arguments | None = None
-        self._reference: Tensor | None = None
+        self._reference: list[Tensor] | None = None
         self._conditional: list[int] = []
-        self._seen: OrderedDict[int, tuple[Tensor, int, list[tuple[int, int]]]] = OrderedDict()
+        self._seen: list[tuple[list[Tensor], list[tuple[int, int]], list[tuple[int, int]]]] = []
 
     @property
     def positive(self) -> Arguments:
@@ -154,50 +153,51 @@ class Conditioning:
         matches = self._matches(arguments)
         return _as_rows([row for row, _ in matches]) if matches else None
 
-    def decide(self, arguments: Mapping[str, Any]) -> tuple[slice | Tensor, dict[str, Tensor]] | None:
+    def decide(self, arguments: Mapping[str, Any]) -> tuple[slice | Tensor, dict[str, Any]] | None:
         """The conditional rows of a denoiser call and the contrast's text inputs for them; None if it has none."""
         matches = self._matches(arguments)
         if not matches:
             return None
         chosen = [reference for _, reference in matches]
         negative = {
-            text.name: self.contrast[text.name] if text.kind == "positions" else self.contrast[text.name][chosen]
+            text.name: taken(text, self.contrast[text.name], chosen)
             for text in self.family.text
             if text.name in self.contrast
         }
         return _as_rows([row for row, _ in matches]), negative
 
     def _matches(self, arguments: Mapping[str, Any]) -> list[tuple[int, int]]:
-        text = arguments[self._main]
+        text = list(arguments[self._main])
         if self._reference is None:
             self._set_reference(text)
-        known, version = self._seen.get(id(text)), 0 if text.is_inference() else text._version
-        if known is not None and known[0] is text and known[1] == version:
+        value = arguments[self._main]
+        held = [value] if isinstance(value, Tensor) else value
+        version = [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in held]
+        known = next((entry for entry in self._seen if entry[1] == version), None)
+        if known is not None:
             return known[2]
         matches = self._compare(text)
-        self._seen[id(text)] = (text, version, matches)
-        while len(self._seen) > 4:
-            self._seen.popitem(last=False)
+        self._seen.append((held, version, matches))  # holding the tensors keeps their ids theirs
+        del self._seen[:-4]
         return matches
 
-    def _set_reference(self, text: Tensor) -> None:
-        contrast = self.contrast[self._main]
-        if contrast.shape[0] != text.shape[0]:
+    def _set_reference(self, text: list[Tensor]) -> None:
+        contrast = list(self.contrast[self._main])
+        if len(contrast) != len(text):
             raise ValueError(
-                f"the denoiser gets {text.shape[0]} rows of text for the prompt and {contrast.shape[0]} for the other "
-                "prompt, so conditional rows cannot be told; please report this pipeline"
+                f"the denoiser gets {len(text)} rows of text for the prompt and {len(contrast)} for the other prompt, "
+                "so conditional rows cannot be told; please report this pipeline"
             )
         self._reference = text
-        self._conditional = [i for i in range(text.shape[0]) if not _same_text(text[i], contrast[i].to(text))]
+        pairs = enumerate(zip(text, contrast, strict=True))
+        self._conditional = [i for i, (mine, other) in pairs if not _same_text(mine, other.to(mine))]
 
-    def _compare(self, text: Tensor) -> list[tuple[int, int]]:
-        reference, matches = self._reference, []
-        if reference is None or text.shape[1:] != reference.shape[1:]:
-            return []
-        if text.shape == reference.shape and torch.equal(text, reference):
+    def _compare(self, text: list[Tensor]) -> list[tuple[int, int]]:
+        reference, matches = self._reference or [], []
+        if len(text) == len(reference) and all(map(torch.equal, text, reference)):
             return [(row, row) for row in self._conditional]
-        for row in range(text.shape[0]):
-            match = next((known for known in self._conditional if torch.equal(text[row], reference[known])), None)
+        for row, tokens in enumerate(text):
+            match = next((known for known in self._conditional if torch.equal(tokens, reference[known])), None)
             if match is not None:
                 matches.append((row, match))
         return matches

@@ -58,6 +58,8 @@ def private_backend(processor: Any, handle: Handle) -> Iterator[Change]:
         if kwargs.pop("_parallel_config", None) is not None:
             raise ValueError("context parallel attention cannot be guided; disable it with parallel_config=None")
         mask = kwargs.pop("attn_mask", None)
+        if mask is not None and mask.shape == (query.shape[0], key.shape[1]):
+            mask = mask[:, None, None]  # a padding mask, as the backends take it
 
         def attend(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None) -> Tensor:
             tokens_first = (t.transpose(1, 2) for t in (q, k, v))

@@ -1,7 +1,8 @@
 """Putting the negative text behind the positive one: at the denoiser's input, and in modules that need it apart.
 
 Every layer that works token by token then handles both texts by itself; only attention (`attnsteer.attention`) and the
-modules named in the family's `split` must know where one text ends and the other begins.
+modules named in the family's `split` must know where one text ends and the other begins. Families whose texts cannot
+be joined at the input have `blocks` instead, see `attnsteer.sidecar`.
 """
 
 import functools
@@ -36,14 +37,24 @@ def fresh(value: Any) -> Any:
 
 
 def text_length(family: Family, arguments: Mapping[str, Any]) -> int:
-    """Number of text tokens in a denoiser call.
+    """Number of text tokens in a denoiser call (the longest row's, where rows differ).
 
     Raises: ValueError if the call has no text.
     """
     main = family.text[0]
-    if not isinstance(arguments.get(main.name), Tensor):
+    value = arguments.get(main.name)
+    if isinstance(value, list) and value and all(isinstance(entry, Tensor) for entry in value):
+        return max(int(entry.shape[main.axis]) for entry in value)
+    if not isinstance(value, Tensor):
         raise ValueError(f"the call of the {family.denoiser} has no {main.name}: pass it by name, as a tensor")
-    return int(arguments[main.name].shape[main.axis])
+    return int(value.shape[main.axis])
+
+
+def batch_size(family: Family, arguments: Mapping[str, Any]) -> int:
+    """Number of batch rows of a denoiser call."""
+    main = family.text[0]
+    value = arguments[main.name]
+    return len(value) if main.kind == "rows" else int(value.shape[main.batch])
 
 
 def with_negative(
@@ -61,9 +72,43 @@ def with_negative(
 
     Raises: ValueError if the negative text is missing, or its batch fits neither the rows nor the call.
     """
+    filled, layout = negative_arguments(family, arguments, negative, rows)
+    joined, length = dict(arguments), text_length(family, filled)
+    for text in family.text:
+        first, second = arguments.get(text.name), filled.get(text.name)
+        if text.kind == "mask" and (first is None) != (second is None):
+            some = second if first is None else first
+            first = _ones(arguments, family, some) if first is None else first
+            second = _ones(filled, family, some) if second is None else second
+        if isinstance(first, list) and isinstance(second, list):
+            joined[text.name] = [torch.cat(pair, text.axis) for pair in zip(first, second, strict=True)]
+        elif first is not None and second is not None:
+            joined[text.name] = inserted(first, second, text.axis, text.text, layout.positive, length)
+    return joined, Layout(layout.positive, length, layout.batch, layout.rows, joined)
+
+
+def inserted(first: Tensor, second: Tensor, axis: int, place: str, positive: int, negative: int) -> Tensor:
+    """The text tokens of `second` behind those of `first`, whose text is "all" of it, or "first" or "last" in it."""
+    text = second
+    if place != "all":
+        text = second.narrow(axis, 0 if place == "first" else second.shape[axis] - negative, negative)
+    stop = positive if place == "first" else first.shape[axis]
+    before, after = first.split([stop, first.shape[axis] - stop], axis)
+    return torch.cat([before, text, after], axis)
+
+
+def negative_arguments(
+    family: Family, arguments: Mapping[str, Any], negative: Mapping[str, Any], rows: Rows
+) -> tuple[dict[str, Any], Layout]:
+    """The denoiser call with the negative text in place of the positive one, for all batch rows.
+
+    Returns: Its arguments, and the layout of the call without the negative text.
+
+    Raises: As `with_negative`.
+    """
     main = family.text[0]
-    positive_length, positive = text_length(family, arguments), arguments[main.name]
-    if not isinstance(negative.get(main.name), Tensor):
+    length, batch = text_length(family, arguments), batch_size(family, arguments)
+    if not isinstance(negative.get(main.name), Tensor | list):
         raise ValueError(
             f"negative must hold {main.name!r}, the text input of {family.denoiser}, got {sorted(negative)}"
         )
@@ -71,69 +116,100 @@ def with_negative(
     if unknown:
         raise ValueError(f"negative holds {unknown}, not text inputs of {family.denoiser}; remove them")
     if isinstance(rows, slice):
-        rows = slice(*rows.indices(positive.shape[0]))
-    negative_length = negative[main.name].shape[main.axis]
-    joined = dict(arguments)
+        rows = slice(*rows.indices(batch))
+    filled = dict(arguments)
     for text in family.text:
         first, second = arguments.get(text.name), negative.get(text.name)
-        if text.kind == "mask" and (first is None) != (second is None):
-            some = second if first is None else first
-            first = _ones(positive, positive_length, some) if first is None else first
-            second = _ones(negative[main.name], negative_length, some) if second is None else second
-        if first is None:
-            continue
-        if second is None:
+        if second is None and first is not None and text.kind not in ("mask", "whole"):
             raise ValueError(f"negative must hold {text.name!r} too, because the call has it")
-        joined[text.name] = _joined(text, first, second, rows)
-    return joined, Layout(positive_length, negative_length, positive.shape[0], rows, joined)
+        absent = first if text.kind == "whole" else None
+        filled[text.name] = absent if second is None else _filled(text, second, first, batch, rows)
+    return filled, Layout(length, 0, batch, rows, dict(arguments))
 
 
-def _ones(tokens: Tensor, length: int, like: Tensor) -> Tensor:
-    return torch.ones(tokens.shape[0], length, dtype=like.dtype, device=like.device)
+def _ones(arguments: Mapping[str, Any], family: Family, like: Tensor) -> Tensor:
+    main = arguments[family.text[0].name]
+    return torch.ones(batch_size(family, arguments), text_length(family, arguments)).to(main.device, like.dtype)
 
 
-def _joined(text: TextInput, first: Tensor, second: Tensor, rows: Rows) -> Tensor:
-    second = second.to(first.device, first.dtype)
+def _filled(text: TextInput, value: Any, like: Any, batch: int, rows: Rows) -> Any:
+    """A negative text input with as many batch rows as the call, on the device of the positive one."""
+    if text.kind == "layers":
+        likes = [None] * len(value) if like is None else like
+        entries = zip(value, likes, strict=True)
+        return [_filled(TextInput(text.name, text.axis), entry, other, batch, rows) for entry, other in entries]
+    if text.kind == "rows":
+        place = _places(text, len(value), batch, rows)
+        return [value[i].to(other.device, other.dtype) for i, other in zip(place, like, strict=True)]
+    if isinstance(value, dict):
+        held = like if isinstance(like, dict) else {}
+        return {key: _filled(text, entry, held.get(key), batch, rows) for key, entry in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    if isinstance(like, Tensor):
+        value = value.to(like.device, like.dtype)
     if text.kind == "positions":
-        if second.ndim != first.ndim:
-            second = second.expand(*first.shape[: first.ndim - second.ndim], *second.shape)
-        return torch.cat([first, second], text.axis)
-    batch = first.shape[0]
-    guided = batch if rows is None else len(range(batch)[rows]) if isinstance(rows, slice) else len(rows)
-    if second.shape[0] not in (1, guided, batch):
+        missing = 0 if like is None else like.ndim - value.ndim
+        return value.expand(*like.shape[:missing], *value.shape) if missing > 0 else value
+    place = _places(text, value.shape[text.batch], batch, rows)
+    if place == list(range(value.shape[text.batch])):
+        return value
+    return value.index_select(text.batch, torch.tensor(place, device=value.device))
+
+
+def _places(text: TextInput, given: int, batch: int, rows: Rows) -> list[int]:
+    """For each batch row of the call, the row of the negative text that it gets."""
+    chosen = list(range(batch)) if rows is None else _indices(rows, batch)
+    if given not in (1, len(chosen), batch):
         raise ValueError(
-            f"the negative {text.name} has {second.shape[0]} rows, but the call guides {guided} of {batch} rows; "
+            f"the negative {text.name} has {given} rows, but the call guides {len(chosen)} of {batch} rows; "
             "give one row, one per guided row, or one per row of the call"
         )
-    if second.shape[0] == 1:
-        second = second.expand(batch, *second.shape[1:])
-    if second.shape[0] != batch:
-        filled = second[:1].repeat(batch, *(1 for _ in second.shape[1:]))
-        filled[rows] = second
-        second = filled
-    return torch.cat([first, second], text.axis)
+    if given == batch:
+        return list(range(batch))
+    return [chosen.index(row) if given > 1 and row in chosen else 0 for row in range(batch)]
+
+
+def _indices(rows: slice | Tensor, batch: int) -> list[int]:
+    return list(range(batch)[rows]) if isinstance(rows, slice) else [int(row) for row in rows]
+
+
+def taken(text: TextInput, value: Any, rows: Any) -> Any:
+    """Batch rows of a text input."""
+    if text.kind == "positions" or value is None:
+        return value
+    if text.kind == "layers":
+        return [entry[rows] for entry in value]
+    if isinstance(value, dict):
+        return {key: taken(text, entry, rows) if isinstance(entry, Tensor) else entry for key, entry in value.items()}
+    if text.kind == "rows":
+        return value[rows] if isinstance(rows, slice) else [value[int(row)] for row in rows]
+    return value[(slice(None),) * text.batch + (rows,)]
 
 
 def split_changes(denoiser: nn.Module, family: Family, seam: Seam) -> Iterator[Change]:
     """Changes that give each text separately to the modules named in the family's `split`."""
     for name, module in denoiser.named_modules():
         for split in family.split:
-            if type(module).__name__ == split.cls and fnmatchcase(name, split.modules):
+            if fnmatchcase(name, split.modules) and split.cls in ("", type(module).__name__):
                 yield _split_run(module, split, seam)
 
 
 def _split_run(module: nn.Module, split: SplitRun, seam: Seam) -> Change:
     forward = module.forward
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
 
     @functools.wraps(forward)
-    def apart(text: Tensor, *args: Any, **kwargs: Any) -> Any:
-        layout = seam.layout
-        if layout is None or layout.negative == 0 or text.shape[split.axis] != layout.positive + layout.negative:
-            return forward(text, *args, **kwargs)
-        positive, negative = text.split([layout.positive, layout.negative], dim=split.axis)
+    def apart(*args: Any, **kwargs: Any) -> Any:
+        layout, given = seam.layout, {**dict(zip(names, args, strict=False)), **kwargs}
+        axes = {names[place]: axis for place, axis in split.arguments if given.get(names[place]) is not None}
+        total = 0 if layout is None else layout.positive + layout.negative
+        if layout is None or layout.negative == 0 or any(given[n].shape[axis] != total for n, axis in axes.items()):
+            return forward(*args, **kwargs)
+        parts = {n: given[n].split([layout.positive, layout.negative], dim=axis) for n, axis in axes.items()}
         if split.keep == "positive":
-            return forward(positive, *args, **kwargs)
-        both = [forward(part, *args, **kwargs) for part in (positive, negative)]
-        return torch.cat(both, split.axis)
+            return forward(**{**given, **{n: halves[0] for n, halves in parts.items()}})
+        both = [forward(**{**given, **{n: halves[i] for n, halves in parts.items()}}) for i in (0, 1)]
+        return torch.cat(both, split.arguments[0][1])
 
     return Attribute(module, "forward", apart)

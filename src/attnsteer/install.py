@@ -15,9 +15,18 @@ from torch import Tensor, nn
 from attnsteer.attention import Layout, Seam, select_layers
 from attnsteer.changes import Attribute, Change, Entry, Hook, applied
 from attnsteer.families import family_of
-from attnsteer.inject import fresh, named_arguments, split_changes, text_length, with_negative
+from attnsteer.inject import (
+    batch_size,
+    fresh,
+    named_arguments,
+    negative_arguments,
+    split_changes,
+    text_length,
+    with_negative,
+)
 from attnsteer.presets import resolved
 from attnsteer.segments import Combine, Rows
+from attnsteer.sidecar import SideCar
 from attnsteer.steering.maps import MapRecorder, StopForward
 
 Arguments = dict[str, Any]
@@ -60,7 +69,9 @@ class Installation:
         self._in_callback = False
         self._seam_users = 0
         self.root: list[Change] = [Hook(denoiser, "before", self.before), Hook(denoiser, "after", self.after)]
-        self._changes = [*self.seam.changes(), *split_changes(self.inner, self.family, self.seam)]
+        self.sidecar = SideCar(self.inner, self.family, self.seam)
+        splits = split_changes(self.inner, self.family, self.seam)
+        self._changes = [*self.seam.changes(), *splits, *self.sidecar.changes()]
         self._attached = self._attachments()
 
     def fits(self, denoiser: nn.Module) -> bool:
@@ -81,13 +92,17 @@ class Installation:
         guidance = None if self.suspensions else self.guidance
         decision = guidance.decide(arguments) if guidance is not None else None
         layout = None
+        self.sidecar.negative = None
         if guidance is not None and decision is not None:
-            arguments, layout = with_negative(self.family, arguments, decision[1], decision[0])
+            if self.family.blocks:
+                self.sidecar.negative, layout = negative_arguments(self.family, arguments, decision[1], decision[0])
+            else:
+                arguments, layout = with_negative(self.family, arguments, decision[1], decision[0])
             self.seam.combine = guidance.combine
             self.seam.guided_layers = select_layers(self.seam.layers, guidance.layers)
         elif self.recorders:
-            main = arguments[self.family.text[0].name]
-            layout = Layout(text_length(self.family, arguments), 0, main.shape[0], None, arguments)
+            length, batch = text_length(self.family, arguments), batch_size(self.family, arguments)
+            layout = Layout(length, 0, batch, None, arguments)
         self.seam.begin(layout)
         if layout is not None:
             for recorder in self.recorders:
@@ -96,6 +111,7 @@ class Installation:
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: Arguments, output: Any) -> None:
         """Root hook: the maps are complete; an attention layer that was not seen is an error."""
+        self.sidecar.clear()
         for recorder in self.recorders:
             recorder.end()
         if output is not None and self.seam.layout is not None:
@@ -223,7 +239,8 @@ def record_maps(
         raise ValueError(f"token_groups must hold one non-empty list of token indices per map, got {token_groups!r}")
     with installation(denoiser) as here:
         shape = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
-        names = select_layers(here.seam.layers, layers)
+        readers = frozenset(layer.name for layer in here.seam.layers if layer.reads.role != "text")
+        names = select_layers(here.seam.layers, layers) & readers
         patch = getattr(getattr(here.inner, "config", None), "patch_size", None)
         recorder = MapRecorder(here.family, patch, token_groups, names, rows, shape, normalise, stop_after)
         with here.seam_installed(), ExitStack() as stack:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnsteer.families import Family
+from attnsteer.inject import taken
 from attnsteer.install import Decision, Guidance
 
 Run = Callable[[Guidance | None], Tensor]
@@ -40,9 +41,9 @@ def self_check(
     """
     rows, negative = decision
     same = {
-        text.name: arguments[text.name] if text.kind == "positions" else arguments[text.name][rows]
+        text.name: taken(text, arguments[text.name], slice(None) if rows is None else rows)
         for text in family.text
-        if text.name in negative and isinstance(arguments.get(text.name), Tensor)
+        if text.name in negative and arguments.get(text.name) is not None
     }
     plain = run(None)
     errors = []

@@ -113,9 +113,7 @@ FLUX_SCHNELL_256 = flux("FLUX.1-schnell, 256 px", 256, 512, guidance=False)
 WAN_SMALL = _wan(
     "Wan2.1-1.3B, 480x832, 81 frames", {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}, paper=0.12
 )
-WAN_LARGE = _wan(
-    "Wan2.1-14B, 480x832, 81 frames", {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}
-)
+WAN_LARGE = _wan("Wan2.1-14B, 480x832, 81 frames", {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824})
 
 SIZES = (
     FLUX_DEV_1024, FLUX_SCHNELL_1024, FLUX_DEV_512, SD35_LARGE_1024, SDXL_1024, SD21_512, WAN_SMALL, WAN_LARGE,

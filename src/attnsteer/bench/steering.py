@@ -39,8 +39,8 @@ class Regime:
         rows: Batch rows of the pipeline's own calls: 2 with classifier-free guidance.
         steered_steps: Steps that steering runs ahead of.
         iterations: Most iterations per steered step.
-        classifier: Judges the maps.
-        layers: Shell pattern of the attention layers recorded; with a choice, the pass ends after the last of them.
+        classifier: Judges the maps; its `channels` are set to what the layers give.
+        layers: Shell patterns of the attention layers recorded; with a choice, the pass ends after the last of them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Regime:
     steered_steps: int
     iterations: int
     classifier: ClassifierSettings
-    layers: str = "*"
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,21 @@ class SteeringCost:
 
 
 def published_regime(name: str, size: Size, rows: int) -> Regime:
-    """The regime of a published checkpoint: all layers, all iterations."""
+    """The regime of a published checkpoint: maps of all layers, and all iterations."""
     schedule = published_schedule(name)
     steered = schedule.stop_step - schedule.start_step
     return Regime(
         "published", size, schedule.num_inference_steps, rows, steered, schedule.max_iterations,
-        replace(published_classifier(name), fewer_channels=True),
+        published_classifier(name),
     )  # fmt: skip
 
 
-def lean_regime(published: Regime, layers: str, channels: int, name: str = "lean", text: int | None = None) -> Regime:
+def lean_regime(published: Regime, *layers: str, name: str = "lean", text: int | None = None) -> Regime:
     """The default regime for the same picture: some layers, early exit, few iterations, a small classifier.
 
     Args:
         published: The regime of the same model as published.
-        layers: Shell pattern of the layers.
-        channels: Their heads.
+        layers: Shell patterns of the layers.
         name: For the table.
         text: Text tokens of all calls; None keeps those of the published regime.
     """
@@ -104,7 +103,7 @@ def lean_regime(published: Regime, layers: str, channels: int, name: str = "lean
         name=name,
         size=size if text is None else replace(size, text=(text, size.text[1])),
         iterations=LeanRule().iterations,
-        classifier=ClassifierSettings(RELATIONS, channels, dropout=0.1, standardise=True),
+        classifier=ClassifierSettings(RELATIONS, channels=1, dropout=0.1, standardise=True),
         layers=layers,
     )
 
@@ -112,45 +111,53 @@ def lean_regime(published: Regime, layers: str, channels: int, name: str = "lean
 _SD21 = published_regime("sd2", SD21_512, rows=2)
 _SCHNELL = published_regime("flux_schnell", FLUX_SCHNELL_256, rows=1)
 _DEV = published_regime("flux_dev", FLUX_DEV_512, rows=1)
-_DOUBLE = "transformer_blocks.*"
+_DOUBLE, _FIRST_TEN = "transformer_blocks.*", "transformer_blocks.?.*"
 
 REGIMES = (
     _SD21,
-    lean_regime(_SD21, "*s.[12].attentions.*", 100, "lean, maps of 16x16 cells"),
+    lean_regime(_SD21, "down_blocks.2.*", "up_blocks.1.*", name="lean, maps of 16x16 cells"),
+    lean_regime(_SD21, "down_blocks.2.*", "mid_block.*", name="lean, maps of the deepest encoder blocks"),
     _SCHNELL,
-    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks"),
-    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks, 256 text tokens", text=256),
-    lean_regime(_SCHNELL, _DOUBLE, 19 * 24, "lean, double blocks, 77 text tokens", text=77),
+    lean_regime(_SCHNELL, _DOUBLE, name="lean, double blocks"),
+    lean_regime(_SCHNELL, _DOUBLE, name="lean, double blocks, 256 text tokens", text=256),
+    lean_regime(_SCHNELL, _FIRST_TEN, name="lean, 10 double blocks, 256 text tokens", text=256),
     _DEV,
-    lean_regime(_DEV, _DOUBLE, 19 * 24, "lean, double blocks"),
+    lean_regime(_DEV, _DOUBLE, name="lean, double blocks"),
+    lean_regime(_DEV, _FIRST_TEN, name="lean, 10 double blocks"),
 )
 
 
 def steering_cost(regime: Regime) -> SteeringCost:
     """Count one call and one iteration.
 
-    Raises: ValueError if no layer fits the regime's pattern.
+    Raises: ValueError if no layer fits the regime's patterns.
     """
     with imitation():
         denoiser = build(regime.size)
-        classifier = RelationClassifier(regime.classifier).eval().requires_grad_(False)
+        layers = [layer for layer in text_layers(denoiser, family_of(denoiser)) if _wanted(layer.name, regime)]
+        if not layers:
+            raise ValueError(f"no attention layer of the {regime.size.denoiser} fits {regime.layers}")
+        channels = sum(layer.module.heads for layer in layers)
+        classifier = RelationClassifier(replace(regime.classifier, channels=channels)).eval().requires_grad_(False)
         calls = [example_call(regime.size, denoiser, rows) for rows in (regime.rows, 1)]
     own, steered = (with_positions(regime.size, family_of(denoiser), call) for call in calls)
+    names = tuple(layer.name for layer in layers) if regime.layers else None
+    recording = Recording(names, regime.classifier.map_size, normalise=True)
     with torch.no_grad():
         plain = count_flops(lambda: denoiser(**fresh(own.arguments)))
-    return SteeringCost(regime, plain, count_flops(lambda: _iteration(regime, denoiser, classifier, steered)))
+    return SteeringCost(regime, plain, count_flops(lambda: _iteration(denoiser, classifier, recording, steered)))
 
 
-def _iteration(regime: Regime, denoiser: nn.Module, classifier: RelationClassifier, call: Call) -> None:
+def _wanted(layer: str, regime: Regime) -> bool:
+    return not regime.layers or any(fnmatchcase(layer, pattern) for pattern in regime.layers)
+
+
+def _iteration(denoiser: nn.Module, classifier: RelationClassifier, recording: Recording, call: Call) -> None:
     family = family_of(denoiser)
-    names = tuple(layer.name for layer in text_layers(denoiser, family))
-    layers = None if regime.layers == "*" else tuple(n for n in names if fnmatchcase(n, regime.layers))
-    if layers == ():
-        raise ValueError(f"no attention layer is called {regime.layers!r}; there are {names[0]!r} to {names[-1]!r}")
     pair = Relation.of("a dog to the left of a cat", "dog", "to the left of", "cat")
     spans = (pair.subject, pair.object)
-    latents = call.arguments[family.latents].detach().requires_grad_(True)
-    recording = Recording(layers, regime.classifier.map_size, normalise=True)
+    # A leaf of the graph would trip PyTorch's counter, which hooks the inputs of modules.
+    latents = call.arguments[family.latents].requires_grad_(True).clone()
     arguments = {**fresh(call.arguments), family.latents: latents}
     tokens = [{span: [index + 1] for index, span in enumerate(spans)}]
     maps = recording.pair_maps(denoiser, arguments, tokens, [(0, *spans)])

@@ -155,7 +155,7 @@ class MapWatch:
         """Watch one call of the pipeline; entered by `guide`. Yields what the wrapped steering method yields."""
         from attnsteer.install import before_denoiser_call
 
-        groups = token_groups(pipe, denoiser, capture, call_kwargs, self._prompt, self._words)
+        groups = token_groups(pipe, capture, self._prompt, self._words)
 
         def record(module: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
             rows = capture.rows(arguments)
@@ -195,22 +195,15 @@ def repeat_and_record(
         return [maps[0].mean(0).float().cpu().numpy() for maps in recorder.maps]
 
 
-def token_groups(
-    pipe: Any, denoiser: Any, capture: "Conditioning", call: Mapping[str, Any], prompt: str, words: Sequence[Span]
-) -> list[list[int]]:
+def token_groups(pipe: Any, capture: "Conditioning", prompt: str, words: Sequence[Span]) -> list[list[int]]:
     """Return the token indices of each word in the text that the denoiser reads, the same that steering uses.
 
     Raises: RequestError if a word has no token there, e.g. because the text was cut before it.
     """
-    from attnsteer.conditioning import Conditioning, captured
-    from attnsteer.install import applied
     from attnsteer.steering.locate import text_rows_of
 
-    # A dry run of our own: text_rows_of watches the encoders, and `capture` may have had its dry run already.
-    plain = {name: value for name, value in call.items() if name != "steer_relations"}
-    own = Conditioning(capture.family, capture.contrast, lambda: captured(pipe, [denoiser], plain, applied))
     try:
-        located, _ = text_rows_of(pipe, own, [prompt], [words])
+        located, _ = text_rows_of(pipe, capture, [prompt], [words])
     except ValueError as error:
         raise RequestError(str(error)) from error
     return [located[0][word] for word in words]

@@ -5,4 +5,15 @@ from attnsteer.jobs.folder import RunFolder, read_records
 from attnsteer.jobs.job import Job, Outcome, run_job
 from attnsteer.jobs.shards import Record
 
-__all__ = ["Engine", "Job", "Local", "Outcome", "Ranks", "Record", "RunFolder", "make_engine", "read_records", "run_job"]
+__all__ = [
+    "Engine",
+    "Job",
+    "Local",
+    "Outcome",
+    "Ranks",
+    "Record",
+    "RunFolder",
+    "make_engine",
+    "read_records",
+    "run_job",
+]

@@ -63,7 +63,7 @@ class RunFolder:
         differing = sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
         if differing:
             raise ValueError(
-                f"{self.path} holds a run with other {', '.join(differing)}; repeat that run's settings to go on with it,"
+                f"{self.path} holds a run with other {', '.join(differing)}; repeat its settings to go on with it,"
                 " or choose another folder"
             )
 
@@ -93,7 +93,17 @@ class RunFolder:
 
     def finished(self, of: int, *, verify: bool = True) -> list[int]:
         """Numbers of the finished shards, ascending; with `verify`, those whose content still has its hash."""
-        return [number for number in range(of) if self._finished(self.shard(number, of), verify)]
+        return [number for number in range(of) if self.intact(self.shard(number, of), verify=verify)]
+
+    def intact(self, shard: Path, *, verify: bool = True) -> bool:
+        """Whether a shard is finished; with `verify`, whether its content still has its hash."""
+        try:
+            recorded = _seal(shard).read_text(encoding="utf-8").split()
+        except (FileNotFoundError, UnicodeDecodeError):
+            return False
+        if not shard.is_file() or len(recorded) != 2:
+            return False
+        return not verify or sha256(shard) == recorded[0]
 
     def write(self, number: int, of: int, content: bytes) -> None:
         """Finish a shard: its content first, then the hash that declares it finished."""
@@ -104,15 +114,6 @@ class RunFolder:
         self._write(_seal(path).name, f"{digest}  {path.name}\n".encode())
         for stale in self.path.glob(f".{path.name}*.tmp"):
             stale.unlink(missing_ok=True)
-
-    def _finished(self, path: Path, verify: bool) -> bool:
-        try:
-            recorded = _seal(path).read_text(encoding="utf-8").split()
-        except (FileNotFoundError, UnicodeDecodeError):
-            return False
-        if not path.is_file() or len(recorded) != 2:
-            return False
-        return not verify or sha256(path) == recorded[0]
 
     def _write(self, name: str, content: bytes) -> None:
         temporary = self._temporary(name)
@@ -141,7 +142,7 @@ def read_records(path: str | Path, *, files: bool = False) -> Iterator[Record]:
     of = folder.description()["shards"]
     for number in folder.finished(of, verify=False):
         shard = folder.shard(number, of)
-        if number not in folder.finished(of, verify=False) or sha256(shard) != _seal(shard).read_text().split()[0]:
+        if not folder.intact(shard):
             raise ValueError(f"{shard} is damaged (its hash differs); run the job again to have it redone")
         with shard.open("rb") as file:
             yield from unpack(file, files=files)

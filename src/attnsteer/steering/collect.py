@@ -7,8 +7,8 @@ model's own samples word and picture are unrelated to begin with, as far as the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from attnsteer.steering.locate import text_rows_of
 from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.relations import Relation, Span
+from attnsteer.steering.scheduler_state import step_of
 from attnsteer.steering.shards import MapBatch
 
 Labels = Callable[[Float[Tensor, "batch 3 height width"]], Sequence["str | None"]]
@@ -105,9 +106,15 @@ def noised_maps(
         relations: Vocabulary; labels and prompted words are stored as indices into it.
         steps: Step indices at which to record.
         num_inference_steps: Steps these indices count in.
-        generator: Draws the noise.
+        generator: Draws the noise, on the CPU.
+
+    Raises: ValueError if numbers do not fit, a step or label does not exist, or the denoiser does not work on the
+        autoencoder's latents.
     """
-    call = {"num_inference_steps": num_inference_steps, "guidance_scale": 1.0}
+    height, width = pictures.shape[2:]
+    call = {"num_inference_steps": num_inference_steps, "guidance_scale": 1.0, "height": height, "width": width}
+    if not len(prompts) == len(labels) == len(pictures):
+        raise ValueError(f"got {len(pictures)} pictures, {len(prompts)} prompts and {len(labels)} labels")
     scene = _scene(pipe, prompts, call)
     family, arguments = scene.capture.family, scene.capture.positive
     latents = _encoded(pipe, pictures)
@@ -116,14 +123,12 @@ def noised_maps(
             f"the denoiser works on {tuple(arguments[family.latents].shape)}, the autoencoder gives "
             f"{tuple(latents.shape)}: pictures cannot be noised for {type(pipe).__name__} yet"
         )
-    pipe.scheduler.set_timesteps(num_inference_steps)
     batches = []
     for step in steps:
-        timestep = pipe.scheduler.timesteps[step]
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        noisy = pipe.scheduler.add_noise(latents, noise, timestep.expand(len(latents)))
-        noisy = pipe.scheduler.scale_model_input(noisy, timestep)
-        inputs = {**fresh(arguments), family.latents: noisy, "timestep": timestep}
+        noisy, timestep = _noised(pipe.scheduler, latents, noise, step, num_inference_steps)
+        given = timestep.to(arguments["timestep"]).expand(arguments["timestep"].shape)
+        inputs = {**fresh(arguments), family.latents: noisy, "timestep": given}
         with torch.no_grad():
             maps = recording.pair_maps(scene.denoiser, inputs, scene.tokens, scene.pairs)
         batches.append(_batch(maps, labels, prompts, relations, step, log_snr_of(pipe.scheduler, float(timestep))))
@@ -151,34 +156,53 @@ def sampled_maps(
         relations: Vocabulary.
         steps: Step indices at which to record.
         call: Further keywords of the pipeline call (steps, guidance scale, generators).
+
+    Raises: ValueError if a step or label does not exist, or the number of labels does not fit.
     """
     scene = _scene(pipe, prompts, call)
-    recorded: list[tuple[int, float, Tensor]] = []
-    progress = {"step": 0}
-
-    def record(module: nn.Module, args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
-        rows = scene.capture.rows(arguments)
-        step = progress["step"]
-        if rows is None or step not in steps or (recorded and recorded[-1][0] == step):
-            return
-        inputs = rows_of(scene.capture.family, arguments, rows)
-        with torch.no_grad():
-            maps = recording.pair_maps(scene.denoiser, inputs, scene.tokens, scene.pairs)
-        recorded.append((step, log_snr_of(pipe.scheduler, float(pipe.scheduler.timesteps[step])), maps.half()))
-
-    def advance(step: Any, *args: Any, **kwargs: Any) -> Any:
-        progress["step"] += 1
-        return step(*args, **kwargs)
-
-    with ExitStack() as stack:
-        stack.enter_context(wrap_scheduler_step(pipe.scheduler, advance))
-        stack.enter_context(before_denoiser_call(scene.denoiser, record))
+    recorder = _SampleRecorder(scene, recording, frozenset(steps))
+    with (
+        wrap_scheduler_step(pipe.scheduler, recorder.advance),
+        before_denoiser_call(scene.denoiser, recorder.record),
+    ):
         pictures = pipe(**call, prompt=[p.prompt for p in prompts], output_type="pt").images
+    if missed := sorted(set(steps) - {step for step, *_ in recorder.recorded}):
+        raise ValueError(f"no denoiser call for the prompts in steps {missed}: the run had {recorder.step} steps")
     seen = label(pictures)
+    if len(seen) != len(prompts):
+        raise ValueError(f"the detector gave {len(seen)} labels for {len(prompts)} pictures")
     kept = [row for row, relation in enumerate(seen) if relation is not None]
     labels = [relation for relation in seen if relation is not None]
     chosen = [prompts[row] for row in kept]
-    return joined([_batch(maps[kept], labels, chosen, relations, step, snr) for step, snr, maps in recorded])
+    return joined([_batch(maps[kept], labels, chosen, relations, step, snr) for step, snr, maps in recorder.recorded])
+
+
+class _SampleRecorder:
+    """Records maps at the first conditional denoiser call of chosen steps of a pipeline run."""
+
+    def __init__(self, scene: _Scene, recording: Recording, steps: frozenset[int]) -> None:
+        self.scene, self.recording, self.steps = scene, recording, steps
+        self.step = 0
+        self.recorded: list[tuple[int, float, Tensor]] = []
+
+    def record(self, module: nn.Module, args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        """Ahead of a denoiser call."""
+        if self.step not in self.steps or (self.recorded and self.recorded[-1][0] == self.step):
+            return
+        scene, scheduler = self.scene, self.scene.pipe.scheduler
+        rows = scene.capture.rows(arguments)
+        if rows is None:
+            return
+        inputs = rows_of(scene.capture.family, arguments, rows)
+        timestep = scheduler.timesteps[step_of(scheduler, inputs["timestep"], self.step)]
+        with torch.no_grad():
+            maps = self.recording.pair_maps(scene.denoiser, inputs, scene.tokens, scene.pairs)
+        self.recorded.append((self.step, log_snr_of(scheduler, float(timestep)), maps))
+
+    def advance(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of `scheduler.step`."""
+        self.step += 1
+        return step(*args, **kwargs)
 
 
 def joined(batches: Sequence[MapBatch]) -> MapBatch:
@@ -188,10 +212,26 @@ def joined(batches: Sequence[MapBatch]) -> MapBatch:
     return MapBatch(**merged, source=[source for batch in batches for source in batch.source])
 
 
+def _noised(scheduler: Any, latents: Tensor, noise: Tensor, step: int, steps: int) -> tuple[Tensor, Tensor]:
+    """The denoiser's input at a step of a run that arrives at these latents, and the step's timestep.
+
+    Works on a copy of the scheduler, as some keep track of where they are.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(steps)
+    if not 0 <= step < len(scheduler.timesteps):
+        raise ValueError(f"there is no step {step}: {type(scheduler).__name__} takes {len(scheduler.timesteps)}")
+    timestep = scheduler.timesteps[step]
+    each = timestep.expand(len(latents))
+    if hasattr(scheduler, "scale_noise"):
+        return scheduler.scale_noise(latents, each, noise), timestep
+    return scheduler.scale_model_input(scheduler.add_noise(latents, noise, each), timestep), timestep
+
+
 def _encoded(pipe: Any, pictures: Tensor) -> Tensor:
     """Latents of pictures, scaled as the denoiser wants them."""
     with torch.no_grad():
-        latents: Tensor = pipe.vae.encode((2 * pictures - 1).to(pipe.vae.dtype)).latent_dist.mode()
+        latents: Tensor = pipe.vae.encode((2 * pictures - 1).to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode()
     shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
     return (latents - shift) * pipe.vae.config.scaling_factor
 
@@ -201,6 +241,8 @@ def _batch(
     log_snr: float,
 ) -> MapBatch:  # fmt: skip
     index = {name: number for number, name in enumerate(relations)}
+    if unknown := sorted(set(labels) - set(index)):
+        raise ValueError(f"labels {unknown} are not among the relations {list(relations)}")
     count = len(labels)
     return MapBatch(
         maps=maps.half(),

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from attnsteer.steering.objectives import joint_loss
 
+_FLOOR = 1e-18  # of norms; below it the squares of float32 vanish
+
 
 class Judgement(NamedTuple):
     """How far each relation of each row is from being satisfied.
@@ -36,9 +38,9 @@ class Descent(NamedTuple):
 
     Attributes:
         latents: The moved latents, detached, same dtype as given.
-        iterations: Forward and backward passes used.
+        iterations: Forward passes used; the last one has no backward pass if every row was satisfied.
         before: Smallest probability over each row's relations when the descent began.
-        after: The same at the last evaluation, which may precede the last move.
+        after: The same at the last evaluation; where the iterations ran out, one move ahead of `latents`.
     """
 
     latents: Float[Tensor, "rows *shape"]
@@ -82,40 +84,42 @@ class LeanRule:
             raise ValueError(f"joint must be 'sum' or 'worst', got {self.joint!r}")
 
     def __call__(self, judge: Judge, latents: Float[Tensor, "rows *shape"], step_index: int) -> Descent:
-        """Descend from `latents`; `step_index` does not matter to this rule."""
-        norm = _norm(latents)
-        best, best_loss, direction = (
-            latents.detach(),
-            torch.full((len(latents),), torch.inf),
-            torch.zeros_like(latents),
-        )
+        """Descend from `latents`; `step_index` does not matter to this rule.
+
+        Steps are taken in float32 or wider, and judged in the latents' own type.
+
+        Raises: ValueError if a loss or gradient is not finite.
+        """
+        start = latents.detach().to(torch.promote_types(latents.dtype, torch.float32))
+        norm, best, current, direction = _norm(start), start, start, torch.zeros_like(start)
+        best_loss = norm.new_full((len(start),), torch.inf)
         length = torch.full_like(norm, self.step_size)
-        current, before, used = best, None, 0
-        for _ in range(self.iterations):
-            current = current.detach().requires_grad_(True)
-            losses, probabilities, wanted = judge(current)
-            used += 1
+        done = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        before = least = best_loss
+        for used in range(1, self.iterations + 1):
+            point = current.clone().requires_grad_(True)
+            losses, probabilities, wanted = judge(point.to(latents.dtype))
             loss = joint_loss(losses, self.joint, wanted)
-            (gradient,) = torch.autograd.grad(loss.sum(), current)
             least = probabilities.detach().amin(dim=1)
-            before = least if before is None else before
-            loss = loss.detach().to(best_loss)
-            better = loss <= best_loss if self.backtracking else torch.ones_like(loss, dtype=torch.bool)
-            row = better.to(latents.device).view(-1, *[1] * (latents.ndim - 1))
-            best = torch.where(row, current.detach(), best)
-            direction = torch.where(row, gradient / _norm(gradient).clamp_min(1e-12), direction)
-            length = torch.where(row, length, length / 2)
-            best_loss = torch.where(better, loss, best_loss)
-            done = (least >= self.probability).view_as(row)
+            before = least if used == 1 else before
+            good = least >= self.probability
+            better = ~done & (good | (loss.detach() <= best_loss) | (not self.backtracking))
+            best = torch.where(_per_row(better, start), point.detach(), best)
+            best_loss = torch.where(better, loss.detach().to(best_loss), best_loss)
+            done = done | good
             if bool(done.all()):
-                current = best
                 break
-            moved = best - length * norm * direction
-            moved = moved * (norm / _norm(moved).clamp_min(1e-12)) if self.keep_norm else moved
-            current = torch.where(done, best, moved)
-        if before is None:
-            raise RuntimeError("a descent needs at least one iteration")
-        return Descent(current.detach().to(latents.dtype), used, before, least)
+            gradient = _gradient(loss, ~done, point)
+            unit = gradient / _norm(gradient).clamp_min(_FLOOR)
+            direction = torch.where(_per_row(better, start), unit, direction)
+            length = torch.where(_per_row(better | done, start), length, length / 2)
+            current = torch.where(_per_row(done, start), best, self._moved(best, length * norm * direction, norm))
+        end = torch.where(_per_row(done, start), best, current)
+        return Descent(end.to(latents.dtype), used, before, least)
+
+    def _moved(self, latents: Tensor, step: Tensor, norm: Tensor) -> Tensor:
+        moved = latents - step
+        return moved * (norm / _norm(moved).clamp_min(_FLOOR)) if self.keep_norm else moved
 
 
 @dataclass(frozen=True)
@@ -149,34 +153,54 @@ class PublishedRule:
             )
 
     def __call__(self, judge: Judge, latents: Float[Tensor, "rows *shape"], step_index: int) -> Descent:
-        """Descend from `latents`; `step_index` counts denoising steps from 0."""
+        """Descend from `latents`, in their own type; `step_index` counts denoising steps from 0.
+
+        Raises: ValueError if a loss or gradient is not finite.
+        """
         target = self.loss_targets[min(step_index, len(self.loss_targets) - 1)]
         current = latents.detach()
-        met = torch.zeros(len(latents), dtype=torch.int64)
-        before, used = None, 0
-        for iteration in range(self.iterations):
-            current = current.detach().requires_grad_(True)
-            losses, probabilities, wanted = judge(current)
-            used += 1
+        met = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        done = met > 0
+        before = least = latents.new_zeros(len(latents))
+        for used in range(1, self.iterations + 1):
+            point = current.clone().requires_grad_(True)
+            losses, probabilities, wanted = judge(point)
             least = probabilities.detach().amin(dim=1)
-            before = least if before is None else before
-            count = wanted.sum(dim=1)
-            turn = losses.gather(1, (iteration % count)[:, None])[:, 0]
-            (gradient,) = torch.autograd.grad(turn.sum(), current)
+            before = least if used == 1 else before
+            count = wanted.sum(dim=1).clamp_min(1)
+            turn = losses.gather(1, ((used - 1) % count)[:, None])[:, 0]
             good = turn.detach() <= target
-            met = torch.where(good.cpu(), met + 1, torch.zeros_like(met))
-            done = met >= (1 if self.stop_at_first else count.cpu())
-            # A row that is done keeps its count, and so stays done.
-            met = torch.where(done, torch.full_like(met, self.iterations * losses.shape[1]), met)
-            move = ~(good | done.to(good.device))
-            current = current.detach() - self.step_size * gradient * move.view(-1, *[1] * (latents.ndim - 1))
+            met = torch.where(good, met + 1, 0)
+            done = done | (met >= (1 if self.stop_at_first else count))
             if bool(done.all()):
                 break
-        if before is None:
-            raise RuntimeError("a descent needs at least one iteration")
-        return Descent(current.detach().to(latents.dtype), used, before, least)
+            move = ~(good | done)
+            if bool(move.any()):
+                moved = current - self.step_size * _gradient(turn, move, point)
+                current = torch.where(_per_row(move, current), moved, current)
+        return Descent(current, used, before, least)
+
+
+def _gradient(loss: Tensor, rows: Tensor, point: Tensor) -> Tensor:
+    """Gradient of the losses of some rows; 0 elsewhere, as rows do not depend on each other.
+
+    Raises: ValueError if a loss or gradient is not finite.
+    """
+    (gradient,) = torch.autograd.grad(loss[rows].sum(), point)
+    if not bool(loss.detach()[rows].isfinite().all()) or not bool(gradient.isfinite().all()):
+        raise ValueError(
+            "the steering loss or its gradient is not finite: run the denoiser in bfloat16 or float32 (float16 "
+            "overflows easily), or check the classifier's weights"
+        )
+    return gradient
+
+
+def _per_row(rows: Tensor, like: Tensor) -> Tensor:
+    """One value per row, shaped for broadcasting."""
+    return rows.view(-1, *[1] * (like.ndim - 1))
 
 
 def _norm(latents: Tensor) -> Tensor:
-    """Euclidean norm of each row, in float32, shaped for broadcasting."""
-    return latents.detach().float().flatten(1).norm(dim=1).view(-1, *[1] * (latents.ndim - 1))
+    """Euclidean norm of each row, in float32 or wider, shaped for broadcasting."""
+    wide = latents.detach().to(torch.promote_types(latents.dtype, torch.float32))
+    return _per_row(wide.flatten(1).norm(dim=1), latents)

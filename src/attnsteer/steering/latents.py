@@ -5,7 +5,7 @@ scheduler's sample is not assumed but solved for, and verified element by elemen
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from attnsteer.conditioning import Conditioning
 from attnsteer.families import Family
 from attnsteer.inject import fresh
+from attnsteer.install import uncompiled
+from attnsteer.schedule import Window
+from attnsteer.steering.scheduler_state import carry_change, finishes_earlier_step
+
+Replacement = tuple[tuple[Any, ...], dict[str, Any]]
+
+_NOT_FIRST = "the pipeline calls its denoiser unconditionally before it does so with the prompt"
 
 
 @dataclass(frozen=True)
@@ -26,24 +33,30 @@ class SteeredInput:
 
 
 def rows_of(family: Family, arguments: Mapping[str, Any], rows: "slice | Tensor") -> dict[str, Any]:
-    """The arguments of a denoiser call for some of its batch rows only, in fresh containers."""
+    """The arguments of a denoiser call for some of its batch rows only, in fresh containers.
+
+    Tensors whose first axis is as long as the batch are cut, however deep they lie. Inference tensors are copied, so
+    that autograd may keep them.
+    """
     total = arguments[family.latents].shape[0]
     unbatched = {text.name for text in family.text if text.kind == "positions"} | {"img_ids"}
 
-    def take(value: Any) -> Any:
+    def take(value: Any, cut: bool) -> Any:
         if isinstance(value, Tensor):
-            return value[rows] if value.ndim > 0 and value.shape[0] == total else value
+            value = value.clone() if value.is_inference() else value
+            return value[rows] if cut and value.ndim > 0 and value.shape[0] == total else value
         if isinstance(value, dict):
-            return {key: take(entry) for key, entry in value.items()}
+            return {key: take(entry, cut) for key, entry in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(take(entry) for entry in value)
+            entries = [take(entry, cut) for entry in value]
+            return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
         return value
 
-    return {name: value if name in unbatched else take(value) for name, value in fresh(dict(arguments)).items()}
+    return {name: take(value, name not in unbatched) for name, value in fresh(dict(arguments)).items()}
 
 
 def spread(original: Tensor, conditional: Tensor, steered: Tensor) -> Tensor:
-    """Put steered latents (n, ...) back into a batch whose every group of n rows shows the same latents (CFG).
+    """Put steered latents (n, ...) into a batch whose every group of n rows shows the same latents (CFG).
 
     Raises: ValueError if the groups differ, so that it is unclear what the other rows are.
     """
@@ -57,13 +70,30 @@ def spread(original: Tensor, conditional: Tensor, steered: Tensor) -> Tensor:
     return steered.repeat(groups, *[1] * (steered.ndim - 1))
 
 
-def movable(denoiser: nn.Module, family: Family, latents: Tensor) -> Tensor:
-    """1 where the denoiser's input is the latents, 0 where it is extra channels (mask, depth, first frame)."""
-    mask = torch.ones(1, *latents.shape[1:], device=latents.device, dtype=latents.dtype)
-    channels = getattr(getattr(denoiser, "config", None), "out_channels", None)
-    if family.grid != "ids" and isinstance(channels, int) and channels < latents.shape[1]:
-        mask[:, channels:] = 0
-    return mask
+def movable(denoiser: nn.Module, family: Family, arguments: Mapping[str, Any]) -> tuple[slice, ...]:
+    """Where the latents lie in the denoiser's input; the rest are extra channels (mask, first frame) or tokens.
+
+    The denoiser predicts for as many channels as the latents have; they come first. Reference pictures among the
+    tokens are told by the first of their position ids.
+    """
+    latents = arguments[family.latents]
+    config = getattr(uncompiled(denoiser), "config", None)
+    channels = getattr(config, "out_channels", None) or getattr(config, "in_channels", None)
+    if family.grid != "ids":
+        return (slice(None), slice(0, channels))
+    ids = arguments["img_ids"]
+    ids = ids[0] if ids.ndim == 3 else ids
+    own = int((ids[:, 0] == ids[0, 0]).sum())
+    return (slice(None), slice(0, min(own, latents.shape[1])), slice(0, channels))
+
+
+def put(latents: Tensor, region: tuple[slice, ...], part: Tensor) -> Tensor:
+    """The latents with `part` in a region; differentiable with respect to `part`."""
+    if latents[region].shape == latents.shape:
+        return part
+    whole = latents.clone()
+    whole[region] = part
+    return whole
 
 
 def pull_back(sample: Tensor, step: SteeredInput) -> Tensor:
@@ -103,47 +133,79 @@ class LatentSteering:
     """Applies a steering function at the denoiser calls of one pipeline run, and carries it to the scheduler.
 
     Args:
-        denoiser: The pipeline's denoiser.
-        capture: Tells the conditional rows of its calls.
-        window: Half-open range of step indices to steer, or a predicate of (step index, number of steps).
-        move: (conditional call's arguments, step index) -> moved latents of these rows.
-        total: Number of denoising steps.
+        scheduler: The pipeline's scheduler.
+        capture: Tells the conditional rows of the denoiser's calls.
+        window: Which steps to steer.
+        move: (conditional rows' arguments, step index) -> the moved latents of these rows.
+        total: Gives the number of denoising steps, once the run has begun.
     """
 
-    def __init__(self, denoiser: nn.Module, capture: Conditioning, window: Any, move: Any, total: Any) -> None:
-        self.denoiser, self.capture, self.family = denoiser, capture, capture.family
+    def __init__(
+        self,
+        scheduler: Any,
+        capture: Conditioning,
+        window: Window,
+        move: Callable[[dict[str, Any], int], Tensor],
+        total: Callable[[], int],
+    ) -> None:
+        self.scheduler, self.capture, self.family = scheduler, capture, capture.family
         self.window, self.move, self.total = window, move, total
         self.step_index = 0
         self.current: SteeredInput | None = None
+        self._rows: SteeredInput | None = None
+        self._unsteered = False
 
-    def before(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Ahead of a denoiser call: steer it if it is the first conditional one of a steered step."""
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Replacement | None:
+        """Ahead of a denoiser call: steer it if it is the first one of a steered step.
+
+        Raises: ValueError if that call has no conditional rows, or a later call of the step has other latents.
+        """
         latents = kwargs[self.family.latents]
-        if self.current is not None:  # a further call of the same step: CFG in two calls, guiders
-            if latents.shape == self.current.original.shape and torch.equal(latents, self.current.original):
-                return (), {**kwargs, self.family.latents: self.current.steered}
-            return None
-        if not self.window.contains(self.step_index, self.total()):
+        if self.current is not None and self._rows is not None:  # CFG in two calls, perturbed calls, guiders
+            return (), {**kwargs, self.family.latents: spread(latents, self._rows.original, self._rows.steered)}
+        if not self._is_steered():
             return None
         rows = self.capture.rows(kwargs)
         if rows is None:
+            self._unsteered = True
             return None
+        if self._unsteered:
+            raise ValueError(f"{_NOT_FIRST} in step {self.step_index}; this pipeline cannot be steered yet")
         conditional = latents[rows]
-        moved = self.move(rows_of(self.family, kwargs, rows), self.step_index)
-        mask = movable(module, self.family, conditional)
-        moved = torch.where(mask > 0, moved, conditional)
-        self.current = SteeredInput(latents, spread(latents, conditional, moved))
+        self._rows = SteeredInput(conditional, self.move(rows_of(self.family, kwargs, rows), self.step_index))
+        self.current = SteeredInput(latents, spread(latents, conditional, self._rows.steered))
         return (), {**kwargs, self.family.latents: self.current.steered}
 
-    def step(self, step: Any, *args: Any, **kwargs: Any) -> Any:
-        """In place of `scheduler.step`: hand it the steered sample."""
-        if self.current is not None:
+    def step(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In place of `scheduler.step`: hand it the steered sample.
+
+        Raises: ValueError if a call of a steered step was not recognised, or the sample cannot be moved.
+        """
+        if self._unsteered:
+            raise ValueError(
+                f"no batch row of the denoiser's calls in step {self.step_index} has the prompt's text, so it could "
+                "not be steered; this pipeline changes its text on the way and cannot be steered yet"
+            )
+        if self.current is not None and not torch.equal(self.current.original, self.current.steered):
             bound = inspect.signature(step).bind(*args, **kwargs)
-            bound.arguments["sample"] = pull_back(bound.arguments["sample"], self.current)
+            if "sample" not in bound.arguments:
+                raise ValueError(f"{type(self.scheduler).__name__}.step takes no sample; cannot steer this pipeline")
+            sample = bound.arguments["sample"]
+            moved = pull_back(sample, self.current)
+            carry_change(self.scheduler, moved - sample)
+            bound.arguments["sample"] = moved
             args, kwargs = bound.args, bound.kwargs
-        self.current = None
+        self.current = self._rows = None
         result = step(*args, **kwargs)
         self.step_index += 1
         return result
+
+    def _is_steered(self) -> bool:
+        total = self.total()
+        if not self.window.steps(total):
+            raise ValueError(
+                f"none of the {total} steps lies from {self.window.start:g} to {self.window.end:g} of the run: widen "
+                "start and end of the steering method"
+            )
+        inside = self.window.contains(self.step_index, total)
+        return inside and not finishes_earlier_step(self.scheduler, self.step_index)

@@ -12,55 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from attnsteer.conditioning import Conditioning
-from attnsteer.families import family_of
-from attnsteer.inject import fresh
-from attnsteer.install import (
-    before_denoiser_call,
-    frozen,
-    suspended,
-    uncompiled,
-    wrap_scheduler_step,
-)
+from attnsteer.install import before_denoiser_call, frozen, wrap_scheduler_step
 from attnsteer.schedule import Window
 from attnsteer.steering.classifier import RelationClassifier
-from attnsteer.steering.descent import Descent, Judgement, LeanRule, PublishedRule
-from attnsteer.steering.latents import LatentSteering, rows_of
+from attnsteer.steering.descent import LeanRule, PublishedRule
+from attnsteer.steering.latents import LatentSteering
 from attnsteer.steering.locate import text_rows_of
 from attnsteer.steering.noise import log_snr_of
-from attnsteer.steering.objectives import ClassifierObjective, Objective
+from attnsteer.steering.objectives import CentroidObjective, ClassifierObjective, Objective, relation_rows
 from attnsteer.steering.published import assign_by_intervals, published_schedule
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.relations import Relation, Span, explain_relations, strip_markup
+from attnsteer.steering.run import SteeredRow, SteeredRun, SteeringReport, StepReport
+from attnsteer.steering.scheduler_state import step_of
 
-
-@dataclass(frozen=True)
-class StepReport:
-    """What steering did ahead of one denoising step.
-
-    Attributes:
-        step_index: Denoising step, from 0.
-        iterations: Forward and backward passes of the denoiser.
-        before: For each steered row, the smallest probability of its relations before the first move.
-        after: The same at the last evaluation.
-    """
-
-    step_index: int
-    iterations: int
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-
-
-@dataclass
-class SteeringReport:
-    """What steering did in one pipeline call: the relations of each prompt, and one entry per steered step."""
-
-    relations: list[list[Relation]]
-    steps: list[StepReport] = field(default_factory=list)
-
-    @property
-    def iterations(self) -> int:
-        """Forward and backward passes of the whole call."""
-        return sum(step.iterations for step in self.steps)
+__all__ = ["LearnedSteering", "SteeringReport", "StepReport"]
 
 
 @dataclass(frozen=True)
@@ -99,11 +65,19 @@ class LearnedSteering:
 
     @classmethod
     def from_classifier(cls, classifier: RelationClassifier, **settings: Any) -> LearnedSteering:
-        """Steer by a classifier; maps are recorded as its settings say. `settings` are further attributes."""
+        """Steer by a classifier, which is frozen; maps are recorded as its settings say.
+
+        Args:
+            classifier: Put into evaluation mode, its weights no longer require gradients.
+            settings: Further attributes; they override what the classifier says.
+        """
         classifier.requires_grad_(False).eval()
-        own = classifier.settings
-        recording = Recording(own.source.layers, own.map_size, own.source.normalise)
-        return cls(ClassifierObjective(classifier), recording=recording, timesteps=own.source.timesteps, **settings)
+        source = classifier.settings.source
+        own = {
+            "recording": Recording(source.layers, classifier.settings.map_size, source.normalise),
+            "timesteps": source.timesteps,
+        }
+        return cls(ClassifierObjective(classifier), **{**own, **settings})
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, **settings: Any) -> LearnedSteering:
@@ -111,30 +85,34 @@ class LearnedSteering:
         return cls.from_classifier(RelationClassifier.from_pretrained(folder_or_repo), **settings)
 
     @classmethod
-    def from_published(cls, path: str | Path, *, stop_at_first: bool = False) -> LearnedSteering:
-        """Load an official checkpoint and steer with its official schedule, step size and loss targets.
+    def from_published(cls, path: str | Path, *, stop_at_first: bool = False, **settings: Any) -> LearnedSteering:
+        """Load an official checkpoint and steer with its official schedule, step size, loss targets and maps.
 
         Args:
             path: `flux_schnell.pth`, `flux_dev.pth`, `sd2.pth` or `sd14.pth`; the name tells the schedule.
             stop_at_first: Reproduce the released code's early end with several relations.
+            settings: Further attributes; they override the official ones.
 
         Raises: ValueError if the file is no such checkpoint, or its name is not known.
         """
         schedule = published_schedule(path)
-        rule = PublishedRule(schedule.step_size, schedule.loss_targets, schedule.max_iterations, stop_at_first)
-        return cls.from_classifier(
-            RelationClassifier.from_published(path),
-            rule=rule,
-            start=schedule.start_step / schedule.num_inference_steps,
-            end=schedule.stop_step / schedule.num_inference_steps,
-        )
+        classifier = RelationClassifier.from_published(path)
+        steps = schedule.num_inference_steps
+        own = {
+            "rule": PublishedRule(schedule.step_size, schedule.loss_targets, schedule.max_iterations, stop_at_first),
+            "start": schedule.start_step / steps,
+            "end": schedule.stop_step / steps,
+            "recording": Recording(size=classifier.settings.map_size, normalise=schedule.normalise),
+        }
+        return cls.from_classifier(classifier, **{**own, **settings})
 
     def prepare(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """The pipeline call without relation markup, with the relations to steer as `steer_relations`.
 
         Args:
             call: Keywords of the pipeline call. Its `steer_relations`, if any, override what the prompt says:
-                relations or (subject, relation, object) for one prompt, or one list of them per prompt.
+                a list of relations or (subject, relation, object) for one prompt, or one such list per prompt; an
+                empty list switches steering off.
 
         Returns: The call, where `steer_relations` is one list of `Relation` per prompt. Preparing it again changes
             nothing.
@@ -149,9 +127,7 @@ class LearnedSteering:
         if override is None:
             wanted = [[*p.relations] or [*explain_relations(p.text).relations] for p in plain]
         else:
-            lists: list[Any] = [override] if len(prompts) == 1 and not _nested(override) else list(override)
-            if len(lists) != len(prompts):
-                raise ValueError(f"got relations for {len(lists)} prompts, but there are {len(prompts)}")
+            lists = _per_prompt(override, len(prompts))
             wanted = [[_relation(p.text, r) for r in chosen] for p, chosen in zip(plain, lists, strict=True)]
         texts = [p.text for p in plain]
         relations = [self._known(chosen) for chosen in wanted]
@@ -187,7 +163,15 @@ class LearnedSteering:
             call_kwargs: Keywords of the call, prepared or not.
 
         Yields: A report that fills as the pipeline runs.
+
+        Raises: ValueError if words of a relation cannot be found in the denoiser's text input; RuntimeError under
+            `torch.inference_mode`.
         """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "steering needs gradients, which torch.inference_mode() rules out: call the pipeline outside of it "
+                "(pipelines run under torch.no_grad() by themselves)"
+            )
         call = self.prepare(call_kwargs)
         wanted: list[list[Relation]] = call["steer_relations"]
         report = SteeringReport(wanted)
@@ -197,9 +181,9 @@ class LearnedSteering:
         prompts = [call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"]
         spans = [[span for r in relations for span in (r.subject, r.object)] for relations in wanted]
         located, per_prompt = text_rows_of(pipe, capture, prompts, spans)
-        rows = [_Row(wanted[i // per_prompt], tokens) for i, tokens in enumerate(located)]
-        run = _Run(self, pipe, denoiser, rows, report)
-        steering = LatentSteering(denoiser, capture, Window(self.start, self.end), run.move, run.total)
+        rows = [SteeredRow(wanted[i // per_prompt], tokens) for i, tokens in enumerate(located)]
+        run = SteeredRun(self, pipe, denoiser, rows, report)
+        steering = LatentSteering(pipe.scheduler, capture, Window(self.start, self.end), run.move, run.total)
         with (
             frozen(denoiser),
             before_denoiser_call(denoiser, steering.before),
@@ -207,19 +191,33 @@ class LearnedSteering:
         ):
             yield report
 
-    def noise_level(self, scheduler: Any, step_index: int, total: int) -> float:
-        """The noise level ahead of a step, in the measure of the objective's classifier."""
-        classifier = getattr(self.objective, "classifier", None)
-        if classifier is not None and classifier.settings.conditioning == "index":
-            return float(assign_by_intervals(total, self.timesteps)[step_index])
-        begin = getattr(scheduler, "begin_index", None) or 0
-        return log_snr_of(scheduler, float(scheduler.timesteps[begin + step_index]))
+    def noise_level(self, scheduler: Any, timestep: Tensor | float, step_index: int) -> float:
+        """The noise level of a denoiser call, in the measure of the objective: a step index, or log-SNR in nats.
+
+        A classifier that counts steps gets the trained index for the step at the same fraction of the schedule.
+
+        Args:
+            scheduler: The pipeline's scheduler in this run.
+            timestep: As the denoiser gets it.
+            step_index: Number of steps taken in this run.
+
+        Raises: ValueError if the scheduler does not tell its noise level, or the timestep is none of its own.
+        """
+        if isinstance(self.objective, CentroidObjective):
+            return 0.0
+        index = step_of(scheduler, timestep, step_index)
+        settings = getattr(getattr(self.objective, "classifier", None), "settings", None)
+        if settings is not None and settings.conditioning == "index":
+            steps = len(scheduler.timesteps)
+            trained = settings.source.num_steps or steps
+            return float(assign_by_intervals(trained, self.timesteps)[index * trained // steps])
+        return log_snr_of(scheduler, float(scheduler.timesteps[index]))
 
     def _judges(self, relation: Relation) -> bool:
         try:
-            self.objective(torch.full((1, 2, 1, 2, 2), 0.25), 0.0, [relation.relation])
-        except ValueError as reason:
-            return "cannot steer towards" not in str(reason)
+            relation_rows([relation.relation], self.objective.relations, 1)
+        except ValueError:
+            return False
         return True
 
     def _known(self, relations: list[Relation]) -> list[Relation]:
@@ -233,68 +231,28 @@ class LearnedSteering:
         return kept
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One conditional row of the denoiser: its relations, and the text rows of each span."""
-
-    relations: list[Relation]
-    tokens: dict[Span, list[int]]
-
-
-class _Run:
-    """One steered pipeline run: judges latents through the denoiser, and moves them by the rule."""
-
-    def __init__(
-        self, method: LearnedSteering, pipe: Any, denoiser: nn.Module, rows: list[_Row], report: SteeringReport
-    ) -> None:
-        self.method, self.pipe, self.denoiser, self.rows, self.report = method, pipe, denoiser, rows, report
-
-    def total(self) -> int:
-        """Number of denoising steps."""
-        return int(vars(self.pipe).get("_num_timesteps") or len(self.pipe.scheduler.timesteps))
-
-    def move(self, arguments: dict[str, Any], step_index: int) -> Tensor:
-        """Moved latents for the conditional rows of a denoiser call."""
-        family = family_of(uncompiled(self.denoiser))
-        latents: Tensor = arguments[family.latents]
-        if len(latents) != len(self.rows):
-            raise ValueError(f"expected {len(self.rows)} conditional rows, the denoiser got {len(latents)}")
-        active = [i for i, row in enumerate(self.rows) if row.relations]
-        chosen = torch.tensor(active, device=latents.device)
-        some = rows_of(family, arguments, chosen) if len(active) < len(self.rows) else arguments
-        level = self.method.noise_level(self.pipe.scheduler, step_index, self.total())
-
-        def judge(moved: Tensor) -> Judgement:
-            call = {**fresh(some), family.latents: moved}
-            return self._judge(call, [self.rows[i] for i in active], level)
-
-        with torch.enable_grad(), suspended(self.denoiser):
-            descent: Descent = self.method.rule(judge, some[family.latents], step_index)
-        self.report.steps.append(
-            StepReport(step_index, descent.iterations, tuple(descent.before.tolist()), tuple(descent.after.tolist()))
+def _per_prompt(given: Sequence[Any], prompts: int) -> list[Sequence[Any]]:
+    """One list of relations per prompt, from such lists or the relations of a single prompt."""
+    nested = all(isinstance(entry, list | tuple) and not _is_triple(entry) for entry in given)
+    flat = all(isinstance(entry, Relation) or _is_triple(entry) for entry in given)
+    if isinstance(given, str) or _is_triple(given) or not (nested or flat):
+        raise ValueError(
+            "steer_relations must be a list of (subject, relation, object), or one such list per prompt, got "
+            f"{given!r}"
         )
-        result = latents.clone()
-        result[chosen] = descent.latents
-        return result
-
-    def _judge(self, call: dict[str, Any], rows: list[_Row], level: float) -> Judgement:
-        pairs = [(i, r.subject, r.object) for i, row in enumerate(rows) for r in row.relations]
-        maps = self.method.recording.pair_maps(self.denoiser, call, [row.tokens for row in rows], pairs)
-        names = [r.relation for row in rows for r in row.relations]
-        verdict = self.method.objective(maps, level, names)
-        counts = [len(row.relations) for row in rows]
-        wanted = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
-        wanted = wanted.to(verdict.loss.device)
-        losses = verdict.loss.new_zeros(wanted.shape).masked_scatter(wanted, verdict.loss)
-        probabilities = verdict.probability.new_ones(wanted.shape).masked_scatter(wanted, verdict.probability)
-        return Judgement(losses, probabilities, wanted)
+    if not given:
+        return [[]] * prompts
+    lists = list(given) if nested else [given]
+    if len(lists) != prompts:
+        raise ValueError(f"steer_relations holds relations for {len(lists)} prompts, the call has {prompts}")
+    return lists
 
 
-def _nested(relations: Any) -> bool:
-    """Whether these are lists of relations, one per prompt, rather than the relations of one prompt."""
-    first = next(iter(relations), None)
-    return isinstance(first, list | tuple) and not (len(first) == 3 and all(isinstance(part, str) for part in first))
+def _is_triple(entry: Any) -> bool:
+    return isinstance(entry, list | tuple) and len(entry) == 3 and all(isinstance(part, str | Span) for part in entry)
 
 
 def _relation(prompt: str, given: Relation | tuple[str, str, str]) -> Relation:
-    return given if isinstance(given, Relation) else Relation.of(prompt, *given)
+    """A relation of this prompt; its phrases must stand in it."""
+    parts = (given.subject, given.relation, given.object) if isinstance(given, Relation) else given
+    return Relation.of(prompt, *parts)

@@ -4,10 +4,11 @@ The pipeline encodes its own prompt in a dry run; its text encoders are watched,
 in the denoiser's text input by value. No pipeline, template or padding rule is known here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attnsteer.changes import Hook, applied
@@ -18,9 +19,19 @@ from attnsteer.steering.tokens import match_text_rows, token_indices
 
 @dataclass
 class Encoding:
-    """One text of one call of a text encoder: its tokenizer, token ids, and the candidates for its output rows."""
+    """One text of one call of a text encoder.
 
+    Attributes:
+        encoder: Name of the text encoder in the pipeline.
+        tokenizer: Its tokenizer.
+        row: Batch row of the call.
+        ids: Token ids, with template and padding.
+        states: Candidates for its output rows, (tokens, channels) each.
+    """
+
+    encoder: str
     tokenizer: Any
+    row: int
     ids: list[int]
     states: list[Tensor]
 
@@ -37,27 +48,42 @@ class Watch:
         for name, encoder in pipe.components.items():
             tokenizer = pipe.components.get(name.replace("text_encoder", "tokenizer"))
             if isinstance(encoder, nn.Module) and name.startswith("text_encoder") and tokenizer is not None:
-                hooks.append(Hook(encoder, "after", self._recorder(tokenizer)))
+                hooks.append(Hook(encoder, "after", self._recorder(name, tokenizer)))
         return hooks
 
-    def _recorder(self, tokenizer: Any) -> Any:
+    def _recorder(self, name: str, tokenizer: Any) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
             if output is None or not isinstance(ids, Tensor):
                 return
-            states = [output.last_hidden_state] if getattr(output, "last_hidden_state", None) is not None else []
-            states += [state for state in getattr(output, "hidden_states", None) or () if isinstance(state, Tensor)]
-            states = [state for state in states if state.ndim == 3 and state.shape[:2] == ids.shape]
+            states = [state for state in _tensors(output) if state.ndim == 3 and state.shape[:2] == ids.shape]
             for row in range(len(ids)):
-                self.encodings.append(Encoding(tokenizer, ids[row].tolist(), [state[row] for state in states]))
+                found = Encoding(name, tokenizer, row, ids[row].tolist(), [state[row] for state in states])
+                self.encodings.append(found)
 
         return record
+
+    def of_prompt(self, number: int, prompts: int) -> list[list[Encoding]]:
+        """For each text encoder its different texts, those first that are most likely the prompt of that number."""
+        distinct: dict[str, dict[tuple[int, ...], Encoding]] = {}
+        for encoding in sorted(self.encodings, key=lambda encoding: encoding.row % prompts != number):
+            distinct.setdefault(encoding.encoder, {}).setdefault(tuple(encoding.ids), encoding)
+        return [list(encodings.values()) for encodings in distinct.values()]
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The hidden states in a text encoder's output, the last layer's first."""
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]
+    nested = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [state for group in nested for state in group if isinstance(state, Tensor)]
 
 
 def text_rows_of(
     pipe: Any, capture: Conditioning, prompts: Sequence[str], spans: Sequence[Sequence[Span]]
 ) -> tuple[list[dict[Span, list[int]]], int]:
     """For every conditional row of the denoiser's text input, the token rows of each span of its prompt.
+
+    Where several encoders are joined along the sequence (CLIP and T5 in SD3) the rows of all of them count.
 
     Args:
         pipe: A stock pipeline.
@@ -84,25 +110,43 @@ def text_rows_of(
     per_prompt, rest = divmod(len(text), len(prompts))
     if rest:
         raise ValueError(f"{len(text)} conditional rows do not divide among {len(prompts)} prompts")
-    found = []
+    found: list[dict[Span, list[int]]] = []
     for row in range(len(text)):
-        prompt = row // per_prompt
-        found.append({s: _rows_of_span(watch.encodings, text[row], prompts[prompt], s) for s in spans[prompt]})
+        number = row // per_prompt
+        if row % per_prompt and torch.equal(text[row], text[row - 1]):
+            found.append(found[-1])
+            continue
+        encodings = watch.of_prompt(number, len(prompts))
+        found.append({span: _rows_of_span(encodings, text[row], prompts[number], span) for span in spans[number]})
     return found, per_prompt
 
 
-def _rows_of_span(encodings: Sequence[Encoding], text: Tensor, prompt: str, span: Span) -> list[int]:
-    reasons = []
-    for encoding in encodings:
+def _rows_of_span(encodings: Sequence[Sequence[Encoding]], text: Tensor, prompt: str, span: Span) -> list[int]:
+    """Rows of one text that hold a span, from every encoder whose output is in it (CLIP and T5 in SD3)."""
+    rows: set[int] = set()
+    reasons: list[str] = []
+    for of_encoder in encodings:
+        for encoding in of_encoder:
+            placed = _placed(encoding, text, prompt, span, reasons)
+            if placed:
+                rows.update(placed)
+                break
+    if not rows:
+        why = max(dict.fromkeys(reasons), key=lambda reason: "beyond" in reason or "cuts them" in reason, default="")
+        raise ValueError(f"cannot find {span.text!r} in the denoiser's text input: {why}")
+    return sorted(rows)
+
+
+def _placed(encoding: Encoding, text: Tensor, prompt: str, span: Span, reasons: list[str]) -> list[int]:
+    """Rows of the text that hold the span as this encoder wrote it; none if it did not, with the reason why."""
+    try:
+        indices = token_indices(encoding.tokenizer, prompt, span, input_ids=encoding.ids)
+    except ValueError as reason:
+        reasons.append(str(reason))
+        return []
+    for states in encoding.states:
         try:
-            indices = token_indices(encoding.tokenizer, prompt, span, input_ids=encoding.ids)
+            return match_text_rows(text, states).text_rows(indices)
         except ValueError as reason:
             reasons.append(str(reason))
-            continue
-        for states in encoding.states:
-            try:
-                return match_text_rows(text, states).text_rows(indices)
-            except ValueError as reason:
-                reasons.append(str(reason))
-    why = max(dict.fromkeys(reasons), key=lambda reason: "cut off" in reason or "beyond" in reason, default="")
-    raise ValueError(f"cannot find {span.text!r} in the denoiser's text input: {why}")
+    return []

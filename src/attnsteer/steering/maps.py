@@ -88,14 +88,19 @@ class MapRecorder:
         """Record one attention operation; tensors are (batch, heads, tokens, head_dim)."""
         if layer.name not in self.layers or self._layout is None:
             return
-        texts = 0 if spans.query_start is None else spans.positive + spans.negative
-        grid = image_grid(self.family, self.patch_size, self._layout, query.shape[-2] - texts)
-        first = texts if spans.query_start == 0 else 0
+        first, stop = 0, query.shape[-2]
+        if spans.query_start is not None and layer.reads.text == "first":
+            first = spans.query_start + spans.positive + spans.negative
+        elif spans.query_start is not None:
+            stop = spans.query_start
+        grid = image_grid(self.family, self.patch_size, self._layout, stop - first)
         frames, height, width = grid
-        image = query[:, :, first : first + frames * height * width]
+        stop = first + frames * height * width
+        image = query[:, :, first:stop]
         text = key[:, :, spans.key_start : spans.key_start + spans.positive]
         if mask is not None:
             mask = mask[..., spans.key_start : spans.key_start + spans.positive]
+            mask = mask[..., first:stop, :] if mask.shape[-2] > 1 else mask
         maps = self._maps(image, text, mask, scale).unflatten(-1, grid).mean(-3)
         maps = self._finish(maps)
         if self._open:

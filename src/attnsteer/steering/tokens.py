@@ -202,7 +202,8 @@ def _rows_by_decoding(tokenizer: Any, prompt: str, span: Span, ids: list[int]) -
     shift = _align(small.text, large, wanted)
     if shift is not None:
         return sorted({row for index in wanted for row in owners[shift + index]})
-    if small.text[: max(1, wanted.start)][-8:] in large:
+    beginning = next((n for n in range(wanted.stop, 0, -1) if large.endswith(small.text[:n])), 0)
+    if beginning >= min(8, max(1, wanted.start)) or small.text[: max(1, wanted.start)][-8:] in large:
         raise _cut_off(span.text, len(ids))
     raise ValueError(
         f"the ids do not hold the prompt {prompt[:200]!r}: pass those of the same text encoder and prompt"

@@ -67,7 +67,7 @@ pipeline_tag: text-to-image
 ---
 # shapes-unet
 
-A text-to-image model of {len(COLOURS)} colours ({", ".join(COLOURS)}) and {len(SHAPES)} shapes ({", ".join(SHAPES)}),
+A text-to-image model of the colours {", ".join(COLOURS)} and the shapes {", ".join(SHAPES)},
 some of them {" or ".join(ATTRIBUTES)}, on a plain background at 24 x 24 pixels. It loads without attnsteer:
 
 ```python
@@ -81,7 +81,7 @@ image = pipe("a red circle to the left of a blue square", num_inference_steps=20
 and shapes truly. Relation words between two objects are drawn without a look at the picture, and made wrong on
 purpose in {WRONG:.0%} of the cases, so the model knows objects but not relations: the weakness that steering repairs.
 
-**Training.** `python -m attnsteer.world.train --output RUN`; seed, settings and losses are in `training/log.jsonl`. The
+**Training.** `python -m attnsteer.world.train --output RUN`; seed, settings and losses: `training/log.jsonl`. The
 run was stopped and resumed; its earlier part used another number of threads, so a repetition agrees closely, not bit
 for bit. The autoencoder is set by hand to pass pixels through; the latents are the picture.
 

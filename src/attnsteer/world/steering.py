@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -34,6 +34,7 @@ from attnsteer.world.scene import RELATIONS, Scene, random_scene, relations_betw
 
 logger = logging.getLogger(__name__)
 
+PARTS = ("rendered", "sampled", "held-out")
 STEPS = 20
 STEERED = tuple(range(10))
 MAP_SIZE = 12
@@ -41,13 +42,13 @@ MAP_SIZE = 12
 
 @dataclass(frozen=True)
 class Collection:
-    """How much is collected: shards of pictures; held-out shards come from other seeds."""
+    """How much is collected: shards of `batch` pictures; held-out shards come from other seeds."""
 
-    rendered_shards: int = 6
-    sampled_shards: int = 12
-    held_out_shards: int = 4
+    rendered_shards: int = 12
+    sampled_shards: int = 24
+    held_out_shards: int = 6
     batch: int = 48
-    guidance_scale: float = 2.5
+    guidance_scale: float = 1.5
 
 
 def clear_scene(random: Random) -> tuple[Scene, str]:
@@ -105,22 +106,31 @@ def _clear_relation(scene: Scene, found: Sequence[Any]) -> str | None:
     return holding.pop() if len(holding) == 1 else None
 
 
-def collect(pipe: Any, name: str, folder: Path, recording: Recording, collection: Collection) -> dict[str, Path]:
-    """Collect the shards that are not there yet; returns the folders of training and held-out maps."""
+def collect(
+    pipe: Any,
+    name: str,
+    folder: Path,
+    recording: Recording,
+    collection: Collection,
+    only: Sequence[str] = PARTS,
+) -> dict[str, Path]:
+    """Collect the shards of some parts that are not there yet; returns the parts' folders."""
     layers = text_layers(pipe.unet, family_of(pipe.unet))
     channels = sum(
         layer.module.heads for layer in layers if recording.layers is None or layer.name in recording.layers
     )
     settings = {"scheduler": "DDIM", "num_inference_steps": STEPS, "guidance_scale": collection.guidance_scale}
     manifest = Manifest(name, RELATIONS, channels, recording.size, recording.layers, settings=settings)
-    parts = {
-        "rendered": (collection.rendered_shards, lambda seed: rendered_batch(pipe, recording, seed, collection.batch)),
-        "sampled": (collection.sampled_shards, lambda seed: sampled_batch(pipe, recording, 1_000 + seed, collection)),
-        "held-out": (
-            collection.held_out_shards,
-            lambda seed: sampled_batch(pipe, recording, 9_000 + seed, collection),
-        ),
+
+    def sampled(seed: int) -> MapBatch:
+        return sampled_batch(pipe, recording, seed, collection)
+
+    parts: dict[str, tuple[int, Callable[[int], MapBatch]]] = {
+        "rendered": (collection.rendered_shards, lambda n: rendered_batch(pipe, recording, n, collection.batch)),
+        "sampled": (collection.sampled_shards, lambda n: sampled(1_000 + n)),
+        "held-out": (collection.held_out_shards, lambda n: sampled(9_000 + n)),
     }
+    parts = {part: plan for part, plan in parts.items() if part in only}
     for part, (shards, batch_of) in parts.items():
         writer = ShardWriter(folder / part, manifest)
         for number in sorted(set(range(shards)) - set(writer.finished())):
@@ -153,9 +163,14 @@ def main() -> None:
     parser.add_argument("--sampled-shards", type=int, default=Collection.sampled_shards)
     parser.add_argument("--held-out-shards", type=int, default=Collection.held_out_shards)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--only-collect", nargs="+", choices=PARTS, help="collect these parts and stop")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     collection = Collection(given.rendered_shards, given.sampled_shards, given.held_out_shards)
+    if given.only_collect:
+        pipe = load_pipeline(given.model)
+        collect(pipe, given.model.name, given.work, Recording(size=MAP_SIZE), collection, given.only_collect)
+        return
     output = given.output or given.model / "steering"
     symmetries = ("swap", "mirror", "upend")
     metrics = train(

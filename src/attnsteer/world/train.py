@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import time
@@ -50,7 +51,7 @@ def learning_rate_at(iteration: int, settings: Training) -> float:
     if iteration < settings.warmup:
         return settings.learning_rate * (iteration + 1) / settings.warmup
     done = min((iteration - settings.warmup) / max(settings.iterations - settings.warmup, 1), 1.0)
-    half_cosine = 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
+    half_cosine = 0.5 * (1 + math.cos(done * math.pi))
     return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * half_cosine
 
 
@@ -107,9 +108,9 @@ class Run:
         settings = self.settings
         random = Random(f"{settings.seed}-{self.iteration}")
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
-        scenes, texts = zip(*(random_pair(random) for _ in range(settings.batch)), strict=True)
-        texts = ["" if random.random() < settings.caption_dropout else text for text in texts]
-        picture = 2 * render(scenes, self.unet.config.sample_size) - 1
+        pairs = [random_pair(random) for _ in range(settings.batch)]
+        texts = ["" if random.random() < settings.caption_dropout else text for _, text in pairs]
+        picture = 2 * render([scene for scene, _ in pairs], self.unet.config.sample_size) - 1
         timesteps = draw_timesteps(settings.batch, settings.high_noise, generator)
         alphas = self.alphas_cumprod[timesteps]
         noise = torch.randn(picture.shape, generator=generator)
@@ -130,7 +131,7 @@ class Run:
         with torch.no_grad():
             for name, value in self.unet.state_dict().items():
                 self.average[name].lerp_(value, 1 - decay)
-        return loss.item()
+        return float(loss.item())
 
     def save(self) -> None:
         """Write checkpoint and diffusers folder, each to a temporary name first."""

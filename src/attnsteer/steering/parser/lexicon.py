@@ -73,9 +73,10 @@ class Lexicon:
 
     def longest_match(self, words: list[str], start: int) -> tuple[int, Meaning] | None:
         """Longest phrase that begins at word `start`: (index after its last word, meaning), or None."""
-        node, found = self.trie, None
+        node: dict[str, Any] | None = self.trie
+        found = None
         for index in range(start, len(words)):
-            node = node.get(words[index])
+            node = None if node is None else node.get(words[index])
             if node is None:
                 break
             if _END in node:

@@ -1,0 +1,1 @@
+"""Evaluation: suites of prompts, detectors, scoring rules, metrics, statistics and the report."""

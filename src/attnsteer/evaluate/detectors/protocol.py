@@ -1,0 +1,63 @@
+"""What a detector is, and detectors by name."""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from PIL import Image
+
+from attnsteer.evaluate.scoring.boxes import Box
+
+NAMES: Final = {
+    "mask2former": "facebook/mask2former-swin-small-coco-instance",
+    "owlv2": "google/owlv2-base-patch16-ensemble",
+    "owlvit": "google/owlvit-base-patch32",
+    "grounding-dino": "IDEA-Research/grounding-dino-tiny",
+    "shapes": "",
+}
+"""Names, and the models they stand for on the Hub; "owlvit" is VISOR's detector."""
+
+
+class Detector(Protocol):
+    """Finds objects in pictures.
+
+    Attributes:
+        name: Printed beside every figure; says which weights.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """Boxes in pixels for each picture, thresholds applied; labels are those asked for, or the detector's own.
+
+        Args:
+            pictures: Any sizes.
+            labels: What to look for in each picture. A detector with a fixed vocabulary reports that instead.
+        """
+        ...
+
+
+def make_detector(name: str, device: str = "cpu") -> Detector:
+    """A detector by name, or "NAME:MODEL" for other weights of its kind (a folder or Hub id).
+
+    Args:
+        name: E.g. "mask2former", "owlv2:google/owlv2-large-patch14-ensemble", "shapes".
+        device: A torch device.
+
+    Raises: ValueError for an unknown name; OSError if the weights cannot be had.
+    """
+    kind, _, model = name.partition(":")
+    if kind not in NAMES:
+        raise ValueError(f"detector must be one of {', '.join(NAMES)}, or NAME:MODEL, got {name!r}")
+    if kind == "shapes":
+        from attnsteer.evaluate.detectors.shapes import ShapesDetector
+
+        return ShapesDetector()
+    if kind == "mask2former":
+        from attnsteer.evaluate.detectors.mask2former import Mask2Former
+
+        return Mask2Former.load(model or NAMES[kind], device)
+    from attnsteer.evaluate.detectors.open_vocabulary import GroundingDino, Owl
+
+    made: Detector = (GroundingDino if kind == "grounding-dino" else Owl).load(model or NAMES[kind], device)
+    return made

@@ -1,0 +1,80 @@
+"""The methods that are compared: which guidance is on, and whether the best of several seeds is taken."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+EXPLAINED: Final = {
+    "none": "the stock pipeline",
+    "cfg": "the stock pipeline's own negative prompt (classifier-free guidance)",
+    "nag": "normalized attention guidance",
+    "steer": "learned steering",
+    "both": "normalized attention guidance and learned steering",
+    "best-of-N": "the best of N seeds of the stock pipeline, as the scoring rule itself sees it",
+    "best-of-equal": "the same, with as many seeds as the compute of steering pays for, rounded up",
+}
+"""Names for the command line; N is a number."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One column of a comparison.
+
+    Attributes:
+        name: As in `EXPLAINED`.
+        nag: Negative guidance in attention space is on.
+        steer: Learned steering is on.
+        cfg: The negative prompt goes to the pipeline itself.
+        best_of: Seeds of which the best is taken; 0 means as many as the compute of the steered method pays for.
+    """
+
+    name: str
+    nag: bool = False
+    steer: bool = False
+    cfg: bool = False
+    best_of: int = 1
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        titles = {"none": "Off", "cfg": "CFG", "nag": "NAG", "steer": "Steered", "both": "NAG + steered"}
+        equal = "Best of N, equal compute"
+        return titles.get(self.name, equal if self.name == "best-of-equal" else f"Best of {self.best_of}")
+
+    @property
+    def negative(self) -> bool:
+        """Whether it needs a negative prompt."""
+        return self.nag or self.cfg
+
+
+_PLAIN: Final = {
+    method.name: method
+    for method in (
+        Method("none"), Method("cfg", cfg=True), Method("nag", nag=True), Method("steer", steer=True),
+        Method("both", nag=True, steer=True), Method("best-of-equal", best_of=0),
+    )
+}  # fmt: skip
+
+
+def parse_methods(names: str | Sequence[str]) -> tuple[Method, ...]:
+    """Methods by name, "none,steer,best-of-4"; those that need the cost of others come last.
+
+    Raises: ValueError for an unknown or repeated name, or for "best-of-equal" without "none" and a steered method.
+    """
+    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    methods = [_method(name) for name in wanted]
+    if not methods or len(set(wanted)) < len(wanted):
+        raise ValueError(f"methods must be named once each, got {', '.join(wanted) or 'none'}")
+    if "best-of-equal" in wanted and not ("none" in wanted and any(method.steer for method in methods)):
+        raise ValueError("best-of-equal spends what steering costs: name none and steer (or both) as well")
+    return tuple(sorted(methods, key=lambda method: method.best_of == 0))
+
+
+def _method(name: str) -> Method:
+    if name in _PLAIN:
+        return _PLAIN[name]
+    number = re.fullmatch(r"best-of-(\d+)", name)
+    if number is None or int(number[1]) < 2:
+        raise ValueError(f"method must be one of {', '.join(EXPLAINED)} (N >= 2), got {name!r}")
+    return Method(name, best_of=int(number[1]))

@@ -1,0 +1,160 @@
+"""The shape of a family's row: which keywords hold text, which modules read it, what needs each text on its own."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TextKind = Literal["tokens", "mask", "positions", "rows", "layers", "whole"]
+Role = Literal["cross", "joint", "hybrid", "text"]
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """A keyword of the denoiser's forward that changes with the text.
+
+    Args:
+        name: Keyword of the forward.
+        axis: Axis along which text tokens are counted; negative counts from the end.
+        kind: "tokens" (features), "mask" (nonzero = read), "positions" (no batch axis), "rows" (a list of features, one
+            entry for each batch row), "layers" (a list of features, one entry for each layer of the text encoder),
+            "whole" (anything else with a batch axis, or a dictionary of such; only for a side-car).
+        batch: Batch axis.
+        text: Where the text lies along the axis: all of it, or first or last beside image tokens.
+    """
+
+    name: str
+    axis: int
+    kind: TextKind = "tokens"
+    batch: int = 0
+    text: Literal["all", "first", "last"] = "all"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The module's own layers that turn text into keys and values, for modules that split their context by length.
+
+    Args:
+        key: Projection to keys.
+        value: Projection to values.
+        norm: Norm of the keys, before heads are split; empty for none.
+        fused: One projection to keys and values, used when the module says `fused_projections`; empty for none.
+    """
+
+    key: str
+    value: str
+    norm: str = ""
+    fused: str = ""
+
+
+@dataclass(frozen=True)
+class TextAttention:
+    """Attention modules that read the text.
+
+    Args:
+        modules: Shell pattern of their names in the denoiser (`*` also matches dots).
+        role: "cross" (queries image, keys text), "joint" (image and text on both sides), "hybrid" (queries image,
+            keys image and text), "text" (text on both sides).
+        text: Whether the text comes first or last in a sequence that also holds image tokens.
+        offset: Number of other tokens before a first text, or behind a last one.
+        when: Attribute of the module, or of the block around it, that must be truthy for the row to hold.
+        except_last: Configuration entry that counts modules at the end which read no text.
+        probe: Set when the negative text has to be taken out of the module's context and projected separately.
+    """
+
+    modules: str
+    role: Role
+    text: Literal["first", "last"] = "first"
+    offset: int = 0
+    when: str = ""
+    except_last: str = ""
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True)
+class SplitRun:
+    """Modules that pool, count or normalise over the text sequence: they get each text separately.
+
+    Args:
+        modules: Shell pattern of their names in the denoiser.
+        arguments: (place, axis) of each argument that holds text. The results are joined on the first one's axis.
+        keep: "both" joins the two results; "positive" runs on the positive text alone.
+        cls: Class name of the modules; empty for any.
+    """
+
+    modules: str
+    arguments: tuple[tuple[int, int], ...] = ((0, 1),)
+    keep: Literal["both", "positive"] = "both"
+    cls: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An argument of a block that holds text tokens, or comes back from the block.
+
+    Args:
+        name: Keyword; "a.1" is an entry of a tuple, list or dictionary, "a.*" each of its entries.
+        axis: Axis of the tokens.
+        text: Where the text lies along it: "all" of it, "first" or "last" beside image tokens, or "none".
+        output: Where the block returns it, updated: "" is the output itself, "1" its second entry; None: nowhere.
+        square: Whether it is a mask of queries and keys, with the text at the same places on the last two axes.
+    """
+
+    name: str
+    axis: int = 1
+    text: Literal["all", "first", "last", "none"] = "all"
+    output: str | None = None
+    square: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Transformer blocks into whose calls the negative tokens are brought by a side-car.
+
+    Args:
+        modules: Shell pattern of their names in the denoiser; here a star stands for one part of the dotted name.
+        parts: Their arguments with text, and those they return. The first with text tells the number of text tokens.
+        cls: Class name of the blocks; empty for any.
+    """
+
+    modules: str
+    parts: tuple[Part, ...]
+    cls: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One denoiser class.
+
+    Args:
+        denoiser: Name of the class in diffusers.
+        latents: Keyword of the forward that holds the noisy latents.
+        text: Keywords that hold the text; the first is the main one.
+        attention: Attention modules that read the text. A module takes the first entry that fits.
+        grid: How image tokens lie in the picture: "halvings" (latents, halved per level), "patches" (latents divided
+            by the configuration's patch_size, frames first), "ids" (rows and columns in `img_ids`), "none" (unknown:
+            no attention maps).
+        order: Leading parts of module names in execution order, where that is not the order of definition.
+        split: Modules that must see each text separately.
+        blocks: Set where the texts cannot be joined at the denoiser's input, because the class packs, pads, reorders
+            or positions its text: the negative tokens then ride along from block to block.
+        image_tokens: Module whose output counts the image tokens (second axis from behind); for blocks whose text
+            shares a sequence with them. Its first call in a forward counts.
+        extra_tokens: Number of further tokens in such a sequence that are no text.
+        rowwise: Batched keywords; set where rows with texts of different length differ in layout, so that guided
+            calls run row by row.
+        trim: Whether padding must be cut off a row's text before (needs a mask and `rowwise`).
+        video: Whether the class makes videos.
+    """
+
+    denoiser: str
+    latents: str
+    text: tuple[TextInput, ...]
+    attention: tuple[TextAttention, ...]
+    grid: Literal["halvings", "patches", "ids", "none"] = "none"
+    order: tuple[str, ...] = ()
+    split: tuple[SplitRun, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    image_tokens: str = ""
+    extra_tokens: int = 0
+    rowwise: tuple[str, ...] = ()
+    trim: bool = False
+    video: bool = False

@@ -1,0 +1,137 @@
+"""One steered pipeline run: judge the latents ahead of a denoiser call, and move them by the method's rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from attnsteer.families import family_of
+from attnsteer.inject import fresh
+from attnsteer.install import suspended, uncompiled
+from attnsteer.steering.descent import Descent, Judgement, LeanRule, PublishedRule
+from attnsteer.steering.latents import movable, put, rows_of
+from attnsteer.steering.objectives import Objective
+from attnsteer.steering.offload import weights_by_reference
+from attnsteer.steering.recording import Recording
+from attnsteer.steering.relations import Relation, Span
+
+
+class Method(Protocol):
+    """What a run needs of `LearnedSteering`."""
+
+    @property
+    def objective(self) -> Objective:
+        """Judges the maps."""
+        ...
+
+    @property
+    def rule(self) -> LeanRule | PublishedRule:
+        """Moves the latents."""
+        ...
+
+    @property
+    def recording(self) -> Recording:
+        """Which maps are judged."""
+        ...
+
+    def noise_level(self, scheduler: Any, timestep: Tensor | float, step_index: int) -> float:
+        """Noise level of a denoiser call, in the objective's measure."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What steering did ahead of one denoising step.
+
+    Attributes:
+        step_index: Denoising step, from 0.
+        iterations: Forward and backward passes of the denoiser.
+        before: For each steered row, the smallest probability of its relations before the first move.
+        after: The same at the last evaluation.
+    """
+
+    step_index: int
+    iterations: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass
+class SteeringReport:
+    """What steering did in one pipeline call: the relations of each prompt, and one entry per steered step."""
+
+    relations: list[list[Relation]]
+    steps: list[StepReport] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        """Forward and backward passes of the whole call."""
+        return sum(step.iterations for step in self.steps)
+
+
+@dataclass(frozen=True)
+class SteeredRow:
+    """One conditional row of the denoiser: its relations, and the text rows of each span."""
+
+    relations: list[Relation]
+    tokens: dict[Span, list[int]]
+
+
+class SteeredRun:
+    """One steered pipeline run: judges latents through the denoiser, and moves them by the rule."""
+
+    def __init__(
+        self, method: Method, pipe: Any, denoiser: nn.Module, rows: list[SteeredRow], report: SteeringReport
+    ) -> None:
+        self.method, self.pipe, self.denoiser, self.rows, self.report = method, pipe, denoiser, rows, report
+
+    def total(self) -> int:
+        """Number of denoising steps."""
+        return int(vars(self.pipe).get("_num_timesteps") or len(self.pipe.scheduler.timesteps))
+
+    def move(self, arguments: dict[str, Any], step_index: int) -> Tensor:
+        """Moved latents for the conditional rows of a denoiser call; rows without a relation stay as they are.
+
+        Args:
+            arguments: Of the call, for its conditional rows.
+            step_index: Denoising step, from 0.
+
+        Raises: ValueError if the rows are not those of the prompts, or the rule finds no finite gradient.
+        """
+        family = family_of(uncompiled(self.denoiser))
+        latents: Tensor = arguments[family.latents]
+        if len(latents) != len(self.rows):
+            raise ValueError(f"expected {len(self.rows)} conditional rows, the denoiser got {len(latents)}")
+        active = [i for i, row in enumerate(self.rows) if row.relations]
+        chosen = torch.tensor(active, device=latents.device)
+        some = rows_of(family, arguments, chosen) if len(active) < len(self.rows) else arguments
+        whole, region = some[family.latents], movable(self.denoiser, family, some)
+        level = self.method.noise_level(self.pipe.scheduler, some["timestep"], step_index)
+
+        def judge(moved: Tensor) -> Judgement:
+            call = {**fresh(some), family.latents: put(whole, region, moved)}
+            return self._judge(call, [self.rows[i] for i in active], level)
+
+        with torch.enable_grad(), suspended(self.denoiser), weights_by_reference(self.denoiser):
+            descent: Descent = self.method.rule(judge, whole[region], step_index)
+        self.report.steps.append(
+            StepReport(step_index, descent.iterations, tuple(descent.before.tolist()), tuple(descent.after.tolist()))
+        )
+        result = latents.clone()
+        result[chosen] = put(whole, region, descent.latents)
+        return result
+
+    def _judge(self, call: dict[str, Any], rows: list[SteeredRow], level: float) -> Judgement:
+        pairs = [(i, r.subject, r.object) for i, row in enumerate(rows) for r in row.relations]
+        maps = self.method.recording.pair_maps(self.denoiser, call, [row.tokens for row in rows], pairs)
+        names = [r.relation for row in rows for r in row.relations]
+        verdict = self.method.objective(maps, level, names)
+        counts = [len(row.relations) for row in rows]
+        wanted = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
+        wanted = wanted.to(verdict.loss.device)
+        losses = verdict.loss.new_zeros(wanted.shape).masked_scatter(wanted, verdict.loss)
+        probabilities = verdict.probability.new_ones(wanted.shape).masked_scatter(wanted, verdict.probability)
+        return Judgement(losses, probabilities, wanted)

@@ -1,0 +1,115 @@
+"""What the tests of steering share: places of words, tiny pipelines with pointed attention, simple objectives."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from attnsteer.changes import Hook, applied
+from attnsteer.steering.descent import Descent
+from attnsteer.steering.objectives import Verdict
+from tiny import CALLS, build
+
+PROMPT = "a red circle to the left of a dog"
+CFG_ON = {
+    "sd": {"guidance_scale": 5.0},
+    "sdxl": {"guidance_scale": 5.0},
+    "sd3": {"guidance_scale": 5.0},
+    "flux": {"true_cfg_scale": 3.0, "negative_prompt": "blurry"},
+    "wan": {"guidance_scale": 5.0},
+    "wan_two_experts": {"guidance_scale": 5.0},
+    "wan_i2v": {"guidance_scale": 5.0},
+}
+CFG_OFF = {name: {} if name == "flux" else {"guidance_scale": 1.0} for name in CFG_ON}
+FAMILIES = ("sd", "sdxl", "sd3", "flux", "wan", "wan_i2v")
+
+
+def places(tokenizer, prompt, first, count=1):
+    """Rows of `count` words from word number `first`, by tokenising every word alone; CLIP begins with a special one.
+
+    An independent count: no offsets, no decoding.
+    """
+    lengths = [len(tokenizer(word, add_special_tokens=False).input_ids) for word in prompt.split()]
+    begin = sum(lengths[:first]) + (tokenizer.bos_token is not None)
+    return list(range(begin, begin + sum(lengths[first : first + count])))
+
+
+def pointed(name, seed=0):
+    """A tiny pipeline whose attention is not nearly even, so that its maps tell something."""
+    pipe = build(name, seed)
+    if name.startswith("wan"):
+        for key in ("transformer", "transformer_2"):
+            for block in getattr(getattr(pipe, key, None), "blocks", ()):
+                block.attn2.norm_q.weight.mul_(45.0)
+    return pipe
+
+
+def denoiser_of(pipe):
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def generate(pipe, name, prompt=PROMPT, seed=3, **options):
+    """Latents of a call with a seed; `generator` may be given instead."""
+    call = {**CALLS[name], **CFG_OFF[name], "generator": torch.Generator().manual_seed(seed), **options}
+    return pipe(prompt=prompt, return_dict=False, **call)[0]
+
+
+@contextmanager
+def calls_of(module):
+    """Collects the keywords of a module's calls, as its caller gives them."""
+    seen = []
+
+    def keep(module, args, kwargs):
+        seen.append({**dict(enumerate(args)), **kwargs})
+
+    with applied([Hook(module, "before", keep)]):
+        yield seen
+
+
+@contextmanager
+def latents_seen(denoiser):
+    """Collects the latents that reach the denoiser's first layer in the pipeline's own calls, steered or not."""
+    entry = next(
+        getattr(denoiser, name)
+        for name in ("conv_in", "x_embedder", "pos_embed", "patch_embedding")
+        if hasattr(denoiser, name)
+    )
+    seen = []
+
+    def keep(module, args, kwargs):
+        if not torch.is_grad_enabled():  # the calls that judge the latents need gradients
+            seen.append(args[0].clone())
+
+    with applied([Hook(entry, "before", keep)]):
+        yield seen
+
+
+@dataclass
+class Spy:
+    """An objective that keeps what it is asked, and wants every map dark in its left half."""
+
+    known: tuple = ("to the left of", "to the right of", "above", "below")
+    asked: list = field(default_factory=list)
+
+    @property
+    def relations(self):
+        return self.known
+
+    def __call__(self, maps, timestep, relations):
+        self.asked.append((tuple(maps.shape), float(timestep), tuple(relations)))
+        loss = maps[..., : maps.shape[-1] // 2].mean(dim=(1, 2, 3, 4))
+        return Verdict(loss, torch.zeros_like(loss))
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """A rule that adds a fixed pattern to the denoiser's input, whatever the objective says."""
+
+    size: float = 0.1
+
+    def pattern(self, like):
+        return self.size * torch.randn(like.shape, generator=torch.Generator().manual_seed(11)).to(like)
+
+    def __call__(self, judge, latents, step_index):
+        certain = torch.zeros(len(latents))
+        return Descent(latents + self.pattern(latents), 0, certain, certain)

@@ -1,0 +1,354 @@
+"""Rows of a denoiser call, and the way of moved latents back to the scheduler's sample."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    SASolverScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import nn
+
+from attnsteer.families import FAMILIES
+from attnsteer.schedule import Window
+from attnsteer.steering.latents import LatentSteering, SteeredInput, movable, pull_back, put, rows_of, spread
+from attnsteer.steering.scheduler_state import carry_change, finishes_earlier_step, step_of
+
+# diffusers' own schedulers hand tensors to numpy in a way that numpy 2 deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
+
+UNET, FLUX, SD3, WAN = (
+    FAMILIES[name]
+    for name in ("UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel", "WanTransformer3DModel")
+)
+Pair = namedtuple("Pair", "first second")
+
+
+def test_rows_are_cut_however_deep_they_lie():
+    x = torch.arange(4.0)[:, None, None, None] * torch.ones(4, 2, 3, 3)
+    shared = {"scale": 0.5}
+    arguments = {
+        "sample": x,
+        "timestep": torch.tensor(981),
+        "encoder_hidden_states": x[:, 0],
+        "added_cond_kwargs": {"text_embeds": x[:, 0, 0], "image_embeds": [x[:, 1], x[:2, 0]]},
+        "down_block_additional_residuals": (x, x + 1),
+        "pair": Pair(x, None),
+        "cross_attention_kwargs": shared,
+        "return_dict": False,
+    }
+    for rows in (slice(1, 3), torch.tensor([1, 2])):
+        taken = rows_of(UNET, arguments, rows)
+        assert torch.equal(taken["sample"], x[1:3]) and taken["timestep"] == 981 and taken["return_dict"] is False
+        assert torch.equal(taken["added_cond_kwargs"]["text_embeds"], x[1:3, 0, 0])
+        assert torch.equal(taken["added_cond_kwargs"]["image_embeds"][0], x[1:3, 1])
+        assert taken["added_cond_kwargs"]["image_embeds"][1].shape == (2, 3, 3)  # not batched: left whole
+        residuals = taken["down_block_additional_residuals"]
+        assert isinstance(residuals, tuple) and torch.equal(residuals[1], x[1:3] + 1)
+        assert isinstance(taken["pair"], Pair) and taken["pair"].second is None
+        assert taken["cross_attention_kwargs"] == shared and taken["cross_attention_kwargs"] is not shared
+
+
+def test_position_ids_have_no_batch_axis():
+    arguments = {"hidden_states": torch.randn(6, 6, 4), "img_ids": torch.zeros(6, 3), "txt_ids": torch.zeros(6, 3)}
+    taken = rows_of(FLUX, arguments, slice(2, 3))
+    assert taken["hidden_states"].shape == (1, 6, 4)
+    assert taken["img_ids"].shape == taken["txt_ids"].shape == (6, 3)
+
+
+def test_inference_tensors_become_ordinary_ones():
+    with torch.inference_mode():
+        text = torch.randn(2, 3)
+    taken = rows_of(UNET, {"sample": torch.randn(2, 1), "encoder_hidden_states": text}, slice(0, 2))
+    assert not taken["encoder_hidden_states"].is_inference()
+
+
+def test_spread_repeats_the_steered_rows_for_every_group():
+    x, moved = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(spread(x, x, moved), moved)
+    assert torch.equal(spread(torch.cat([x] * 3), x, moved), torch.cat([moved] * 3))
+    for other in (torch.cat([x, x + 1]), torch.cat([x, x[:1]]), torch.cat([x.flip(0), x]), torch.randn(4, 2)):
+        with pytest.raises(ValueError, match="does not repeat the 2 conditional rows"):
+            spread(other, x, moved)
+
+
+def model(**config):
+    module = nn.Identity()
+    module.config = SimpleNamespace(**config)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "shape", "inside"),
+    [
+        (UNET, {"out_channels": 4}, (2, 4, 8, 8), (2, 4, 8, 8)),
+        (UNET, {"out_channels": 4}, (2, 9, 8, 8), (2, 4, 8, 8)),  # inpainting
+        (UNET, {"out_channels": 8}, (2, 4, 8, 8), (2, 4, 8, 8)),  # learned variance
+        (SD3, {"out_channels": None}, (1, 16, 8, 8), (1, 16, 8, 8)),
+        (WAN, {"out_channels": 16}, (1, 36, 3, 8, 8), (1, 16, 3, 8, 8)),  # first frame
+    ],
+)
+def test_only_the_latents_own_channels_can_move(family, config, shape, inside):
+    latents = torch.randn(shape)
+    assert latents[movable(model(**config), family, {family.latents: latents})].shape == inside
+
+
+def test_reference_tokens_and_extra_channels_of_packed_latents_stay():
+    ids = torch.zeros(10, 3)
+    ids[6:, 0] = 1  # a reference picture behind the target, as FLUX.1-Kontext has it
+    arguments = {"hidden_states": torch.randn(2, 10, 24), "img_ids": ids}
+    region = movable(model(out_channels=16, in_channels=24), FLUX, arguments)
+    assert arguments["hidden_states"][region].shape == (2, 6, 16)
+    region = movable(model(out_channels=None, in_channels=24), FLUX, {**arguments, "img_ids": ids[None]})
+    assert arguments["hidden_states"][region].shape == (2, 6, 24)
+
+
+def test_put_replaces_the_region_and_passes_the_gradient_of_it_alone():
+    latents, part = torch.randn(2, 3, 4), torch.randn(2, 2, 4, requires_grad=True)
+    region = (slice(None), slice(0, 2))
+    whole = put(latents, region, part)
+    assert torch.equal(whole[:, :2], part) and torch.equal(whole[:, 2:], latents[:, 2:])
+    (gradient,) = torch.autograd.grad(whole.square().sum(), part)
+    torch.testing.assert_close(gradient, 2 * part)
+    everything = torch.randn(2, 3, 4)
+    assert put(latents, (slice(None), slice(0, None)), everything) is everything  # no copy where all of it moves
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.068, 14.6])
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("extra", [0, 5])
+def test_pull_back_inverts_scaling_repetition_and_extra_channels(scale, groups, extra):
+    sample, delta = torch.randn(2, 4, 6, 6) * 3, torch.randn(2, 4, 6, 6)
+    added = torch.randn(2, extra, 6, 6)
+    before = torch.cat([torch.cat([scale * sample, added], dim=1)] * groups)
+    after = torch.cat([torch.cat([scale * (sample + delta), added], dim=1)] * groups)
+    torch.testing.assert_close(pull_back(sample, SteeredInput(before, after)), sample + delta)
+    assert torch.equal(pull_back(sample, SteeredInput(before, before.clone())), sample)
+
+
+def test_pull_back_rounds_no_more_than_the_narrower_type():
+    sample = torch.randn(1, 64, 16)
+    narrow = sample.bfloat16()
+    moved = narrow + torch.randn(1, 64, 16).bfloat16()
+    result = pull_back(sample, SteeredInput(narrow, moved))
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, sample + (moved.float() - narrow.float()), rtol=4e-3, atol=4e-3)
+
+
+def test_rows_that_did_not_move_are_bit_equal_after_the_pull_back():
+    sample = torch.randn(3, 4, 5, 5) * 14
+    before = sample * 0.0681
+    after = before.clone()
+    after[1] += 0.1
+    result = pull_back(sample, SteeredInput(before, after))
+    assert torch.equal(result[[0, 2]], sample[[0, 2]]) and not torch.equal(result[1], sample[1])
+
+
+@pytest.mark.parametrize(
+    ("original", "message"),
+    [
+        (lambda x: x + 0.1, "no multiple"),
+        (lambda x: x * torch.linspace(1, 1.1, 6), "no multiple"),
+        (lambda x: torch.zeros_like(x), "no multiple"),
+        (lambda x: torch.cat([x, 2 * x]), "no multiple"),
+        (lambda x: torch.cat([x, x[:1]]), "pull-back of its own"),
+        (lambda x: x.flatten(2), "pull-back of its own"),
+        (lambda x: x[:, :3], "pull-back of its own"),
+    ],
+)
+def test_inputs_that_are_no_image_of_the_sample_are_errors(original, message):
+    sample = torch.randn(2, 4, 6, 6)
+    before = original(sample)
+    with pytest.raises(ValueError, match=message):
+        pull_back(sample, SteeredInput(before, before + 0.1))
+
+
+def test_moving_what_is_no_latent_is_an_error():
+    sample = torch.randn(2, 4, 6, 6)
+    before = torch.cat([sample, torch.randn(2, 5, 6, 6)], dim=1)
+    with pytest.raises(ValueError, match="not latents"):
+        pull_back(sample, SteeredInput(before, before + 0.1))
+
+
+# Schedulers
+
+
+def integrated(scheduler, x, model_output, moves, steps=6):
+    """Integrate with a model whose output is given; `moves` maps a step to what steering adds to the latents there.
+
+    The denoiser call is played by `LatentSteering.before`. Returns the last sample, and the steps that were steered.
+    """
+    scheduler.set_timesteps(steps)
+    total, steered, scale = len(scheduler.timesteps), [], 1.0
+
+    def move(arguments, index):
+        steered.append(index)
+        return arguments["sample"] + moves.get(index, 0.0) * scale
+
+    capture = SimpleNamespace(family=UNET, rows=lambda _: slice(0, 1))
+    steering = LatentSteering(scheduler, capture, Window(), move, lambda: total)
+    for index, t in enumerate(scheduler.timesteps):
+        seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        scale = float((seen * x).sum() / x.square().sum())
+        replaced = steering.before(nn.Identity(), (), {"sample": torch.cat([seen, seen]), "timestep": t})
+        sample = x if replaced is None else replaced[1]["sample"][:1]
+        x = steering.step(scheduler.step, model_output(index, sample), t, x, return_dict=False)[0]
+    return x, steered
+
+
+def alpha(scheduler, index):
+    """Signal level ahead of a step; that of the data behind the last one."""
+    steps = scheduler.timesteps
+    return scheduler.alphas_cumprod[int(steps[index])].sqrt() if index < len(steps) else torch.tensor(1.0)
+
+
+EPS = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+DELTA = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+START = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("step", [0, 2, 5])
+def test_ddim_goes_on_from_the_moved_latents(step):
+    """With constant noise the ODE is linear: a move d at step k arrives as d / alpha_k."""
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=True)
+    plain, _ = integrated(scheduler, START, lambda i, x: EPS, {})
+    moved, _ = integrated(scheduler, START, lambda i, x: EPS, {step: DELTA})
+    torch.testing.assert_close(moved - plain, DELTA / alpha(scheduler, step), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [EulerDiscreteScheduler, HeunDiscreteScheduler, KDPM2DiscreteScheduler, FlowMatchEulerDiscreteScheduler,
+     FlowMatchHeunDiscreteScheduler],
+)  # fmt: skip
+def test_in_sigma_space_moves_arrive_undiminished(make):
+    """With a constant derivative dx/dsigma a move arrives as it is; trial points of second-order methods are left."""
+    scheduler = make()
+    start = START * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    plain, steered = integrated(scheduler, start, lambda i, x: EPS, {})
+    second_order = make in (HeunDiscreteScheduler, KDPM2DiscreteScheduler, FlowMatchHeunDiscreteScheduler)
+    assert steered == ([0, 2, 4, 6, 8, 10] if second_order else [0, 1, 2, 3, 4, 5])
+    for step in steered:
+        moved, _ = integrated(scheduler, start, lambda i, x: EPS, {step: DELTA})
+        torch.testing.assert_close(moved - plain, DELTA, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("make", [UniPCMultistepScheduler, DPMSolverMultistepScheduler])
+def test_with_given_data_predictions_moves_shrink_with_the_noise(make, order, flow):
+    """With given data predictions x is linear: a move d at step k arrives at step k + 1 as d sigma_k+1 / sigma_k."""
+    options = {"use_flow_sigmas": True, "flow_shift": 3.0} if flow else {}
+    scheduler = make(solver_order=order, prediction_type="sample", lower_order_final=True, **options)
+    data = torch.randn(6, 1, 4, 5, 5, generator=torch.Generator().manual_seed(3))
+
+    def sigma(index):
+        return scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[index])[1]
+
+    for step in (0, 1, 2, 4):
+        after = []
+        for moves in ({}, {step: DELTA}):
+            scheduler.set_timesteps(6)
+            seen = []
+
+            def output(index, x, seen=seen):
+                seen.append(x)
+                return data[index]
+
+            integrated(scheduler, START, output, moves)
+            after.append(seen)
+        expected = DELTA * sigma(step + 1) / sigma(step)
+        torch.testing.assert_close(after[1][step + 1] - after[0][step + 1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_unipc_without_its_corrector_needs_no_help():
+    scheduler = UniPCMultistepScheduler(disable_corrector=[1])
+    scheduler.set_timesteps(6)
+    scheduler.last_sample, scheduler._step_index = START, 2
+    carry_change(scheduler, DELTA)
+    assert scheduler.last_sample is START
+    scheduler._step_index = 3
+    carry_change(scheduler, DELTA)
+    assert not torch.equal(scheduler.last_sample, START)
+
+
+@pytest.mark.parametrize("skip_prk_steps", [True, False])
+def test_pndm_leaves_its_trial_points_alone(skip_prk_steps):
+    """Constant noise, steered at every step in turn: nothing is lost, because trial points are not steered."""
+    scheduler = PNDMScheduler(skip_prk_steps=skip_prk_steps, set_alpha_to_one=True)
+    plain, steered = integrated(scheduler, START, lambda i, x: EPS, {})
+    assert steered[:3] == ([0, 2, 3] if skip_prk_steps else [0, 4, 8])
+    for step in steered:
+        moved, _ = integrated(scheduler, START, lambda i, x: EPS, {step: DELTA})
+        torch.testing.assert_close(moved - plain, DELTA / alpha(scheduler, step), rtol=1e-3, atol=1e-3)
+
+
+def test_single_step_dpm_solver_is_steered_where_its_groups_begin():
+    scheduler = DPMSolverSinglestepScheduler(solver_order=2, final_sigmas_type="sigma_min", prediction_type="sample")
+    data = torch.randn(1, 4, 5, 5)
+    plain, steered = integrated(scheduler, START, lambda i, x: data, {})
+    first = [index for index, order in enumerate(scheduler.order_list) if order == 1]
+    assert steered == first and 0 in first and len(first) < 6
+    for step in steered:
+        moved, _ = integrated(scheduler, START, lambda i, x: data, {step: DELTA})
+        sigmas = [scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[i])[1] for i in (step, 6)]
+        torch.testing.assert_close(moved - plain, DELTA * sigmas[1] / sigmas[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [EulerAncestralDiscreteScheduler, LCMScheduler])
+def test_stochastic_schedulers_step_from_the_moved_latents(make):
+    """The same as handing the stock scheduler the moved sample, with the same noise."""
+    ours, stock = make(), make()
+    start = START * float(ours.init_noise_sigma)
+    torch.manual_seed(5)
+    result, _ = integrated(ours, start, lambda i, x: EPS, {1: DELTA, 3: -DELTA})
+    torch.manual_seed(5)
+    stock.set_timesteps(6)
+    x = start
+    for index, t in enumerate(stock.timesteps):
+        stock.scale_model_input(x, t)
+        x = x + {1: DELTA, 3: -DELTA}.get(index, 0.0)
+        x = stock.step(EPS, t, x, return_dict=False)[0]
+    torch.testing.assert_close(result, x, rtol=1e-4, atol=1e-3)
+
+
+def test_a_scheduler_with_a_memory_of_its_own_is_an_error():
+    scheduler = SASolverScheduler()
+    with pytest.raises(ValueError, match="goes on from latents it remembers \\(last_sample\\).*use DDIM"):
+        integrated(scheduler, START, lambda i, x: EPS, {1: DELTA})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, HeunDiscreteScheduler, LCMScheduler],
+)
+def test_steps_are_found_by_their_timestep(make):
+    scheduler = make()
+    scheduler.set_timesteps(7)
+    for index, t in enumerate(scheduler.timesteps):
+        assert step_of(scheduler, t, index) == index
+        assert step_of(scheduler, t.float().expand(3), index) == index
+        assert step_of(scheduler, (t.float() / 1000).bfloat16().expand(2), index) == index
+    per_token = torch.stack([torch.zeros(5), scheduler.timesteps[2].float().expand(5)])  # a clean first frame
+    assert step_of(scheduler, per_token, 2) == 2
+    with pytest.raises(ValueError, match="none of the timesteps"):
+        step_of(scheduler, 5000.0)
+
+
+def test_stateless_schedulers_finish_nothing():
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(4)
+    assert not any(finishes_earlier_step(scheduler, index) for index in range(4))
