@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from attnsteer.changes import Hook, applied
+from attnsteer.inject import named_arguments
 from attnsteer.steering.descent import Descent
 from attnsteer.steering.objectives import Verdict
 from tiny import CALLS, build
@@ -40,7 +41,7 @@ def pointed(name, seed=0):
     if name.startswith("wan"):
         for key in ("transformer", "transformer_2"):
             for block in getattr(getattr(pipe, key, None), "blocks", ()):
-                block.attn2.norm_q.weight.mul_(45.0)
+                block.attn2.norm_q.weight.mul_(20.0)
     return pipe
 
 
@@ -56,11 +57,11 @@ def generate(pipe, name, prompt=PROMPT, seed=3, **options):
 
 @contextmanager
 def calls_of(module):
-    """Collects the keywords of a module's calls, as its caller gives them."""
+    """Collects the arguments of a module's calls by name, as its caller gives them."""
     seen = []
 
     def keep(module, args, kwargs):
-        seen.append({**dict(enumerate(args)), **kwargs})
+        seen.append(named_arguments(module, args, kwargs))
 
     with applied([Hook(module, "before", keep)]):
         yield seen

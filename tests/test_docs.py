@@ -5,10 +5,12 @@ Python blocks of a document run from top to bottom in one namespace, as a reader
 
 import argparse
 import importlib.util
+import json
 import re
 import runpy
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from typer.testing import CliRunner
 from attnsteer.bench import __main__ as bench
 from attnsteer.cli import main
 from attnsteer.families import FAMILIES
+from attnsteer.negative.nag import NAG
 from attnsteer.presets import PRESETS
+from attnsteer.steering.descent import LeanRule
 from attnsteer.support import support_table, with_table
 from documents import Block, blocks, offline, prose
 
@@ -109,6 +113,17 @@ def test_preset_tables_are_those_of_the_code(document: Path):
     for preset in PRESETS:
         if preset.model in shown:
             assert [float(cell) for cell in shown[preset.model]] == [preset.scale, preset.tau, preset.alpha]
+
+
+@pytest.mark.parametrize("settings", [LeanRule(), NAG()], ids=lambda settings: type(settings).__name__)
+def test_settings_tables_name_all_settings_and_their_defaults(settings: object):
+    rows = {
+        cell.strip("`"): cells for cells in tables(ROOT / "docs" / "parameters.md") for cell in cells[0].split(", ")
+    }
+    for field in fields(settings):
+        assert field.name in rows
+        if isinstance(settings, LeanRule):
+            assert rows[field.name][1].strip("`").lower() == json.dumps(field.default)
 
 
 def test_supported_models_have_a_row():

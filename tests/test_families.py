@@ -47,7 +47,7 @@ class Example:
 
 @functools.cache
 def denoiser_classes() -> dict[str, type]:
-    found = {}
+    found = {"UNetControlNetXSModel": diffusers.UNetControlNetXSModel}
     for package in (transformers, unets):
         for info in pkgutil.iter_modules(package.__path__):
             module = importlib.import_module(f"{package.__name__}.{info.name}")

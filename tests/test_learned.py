@@ -15,9 +15,10 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
-    UniPCMultistepScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
+from diffusers.hooks import apply_group_offloading
 from PIL import Image
 
 from attnsteer import NAG, guide
@@ -382,7 +383,7 @@ def test_noise_levels_are_those_of_the_steps_in_image_to_image_too(make, strengt
         guided(
             PROMPT, image=picture, strength=strength, num_inference_steps=4, guidance_scale=1.0, output_type="latent"
         )
-    times = [float(call["timestep" if "timestep" in call else 1]) for call in calls]
+    times = [float(call["timestep"]) for call in calls]
     pipeline_times = sorted({*times}, reverse=True)
     assert len(pipeline_times) == 4 * strength == len(spy.asked)
     expected = [log_snr(pipe.scheduler.alphas_cumprod[int(t)]) for t in pipeline_times]
@@ -445,7 +446,7 @@ def test_kontext_moves_the_target_and_not_the_reference():
 
     def run(pipe):
         with latents_seen(parts["transformer"]) as seen:
-            pipe(PROMPT, generator=torch.Generator().manual_seed(1), **call)
+            pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(1), **call)
         return seen
 
     plain, steered = run(pipe), run(guide(pipe, centroid()))
@@ -515,7 +516,8 @@ def test_an_exception_in_the_middle_leaves_no_trace(name, layers):
     denoiser.get_parameter(next(iter(dict(denoiser.named_parameters())))).requires_grad_(False)
     trained = [p.requires_grad for p in denoiser.parameters()]
     plain = generate(pipe, name, **CFG_ON[name])
-    modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
+    stateful = getattr(pipe, "vae", None)  # Wan's keeps caches of its own
+    modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module) and m is not stateful]
     before, step = fingerprint(*modules), pipe.scheduler.step
     recording = Recording((text_layers(denoiser, family_of(denoiser))[0].name,) if layers else None, size=4)
     guided = guide(pipe, LearnedSteering(Broken(), rule=RULE, recording=recording))
@@ -566,7 +568,7 @@ def test_early_exit_has_the_gradient_of_the_full_forward(name):
         generate(pipe, name, num_inference_steps=1)
     family = family_of(denoiser)
     layers = [layer.name for layer in text_layers(denoiser, family)]
-    chosen = (layers[0], layers[len(layers) // 2])
+    chosen = tuple(dict.fromkeys((layers[0], layers[(len(layers) - 1) // 2])))
     spans = {Span("dog", 0, 3): [1, 2], Span("cat", 4, 7): [4]}
     pair = [(0, *spans)]
 
@@ -629,9 +631,6 @@ def test_offloaded_weights_are_loaded_again_for_the_backward_pass():
         for p in module.parameters(recurse=False):
             p.data.fill_(torch.nan)
             p.data = stored[p]
-
-    net.enable_group_offload = None
-    from diffusers.hooks import apply_group_offloading
 
     cpu = torch.device("cpu")
     apply_group_offloading(net, onload_device=cpu, offload_device=cpu, offload_type="leaf_level")

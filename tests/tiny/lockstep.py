@@ -117,19 +117,28 @@ def _exchanging_attention(meeting: _Meeting, combine: Combine, image: slice | No
     ) -> Tensor:
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-        logits = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        if attn_mask is not None:
-            logits = (
-                logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
-            )
-        if is_causal:
-            logits = logits.masked_fill(~torch.ones(logits.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
-        out = (logits.softmax(-1).nan_to_num() @ value).transpose(1, 2).flatten(2)
+        if query.dtype == torch.float32:
+            out = _dense(query, key, value, attn_mask, is_causal, scale)
+        else:  # parts of some stock models compute in half precision
+            out = stock(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        out = out.transpose(1, 2).flatten(2)
         out = meeting.exchange((query.transpose(1, 2).flatten(2), out), meet)
         return out.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
 
+    stock = F.scaled_dot_product_attention
     with mock.patch.object(F, "scaled_dot_product_attention", attention):
         yield
+
+
+def _dense(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
+    logits = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+    if is_causal:
+        logits = logits.masked_fill(~torch.ones(logits.shape[-2:], dtype=torch.bool).tril(), -torch.inf)
+    return logits.softmax(-1).nan_to_num() @ value
 
 
 def _same_tokens(first: Tensor, second: Tensor, image: slice | None) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ class TextInput:
     Args:
         name: Keyword of the forward.
         axis: Axis along which text tokens are counted; negative counts from the end.
-        kind: "tokens" (features), "mask" (nonzero = read), "positions" (no batch axis), "rows" (a list of features, one
-            entry for each batch row), "layers" (a list of features, one entry for each layer of the text encoder),
-            "whole" (anything else with a batch axis, or a dictionary of such; only for a side-car).
+        kind: "tokens" (features), "mask" (nonzero = read), "positions" (no batch axis), "rows" (a list of features,
+            one entry for each batch row), "layers" (a list of features, one entry for each layer of the text
+            encoder), "whole" (anything else with a batch axis, or a dictionary of such; only for a side-car).
         batch: Batch axis.
         text: Where the text lies along the axis: all of it, or first or last beside image tokens.
     """

@@ -233,8 +233,8 @@ class LearnedSteering:
 
 def _per_prompt(given: Sequence[Any], prompts: int) -> list[Sequence[Any]]:
     """One list of relations per prompt, from such lists or the relations of a single prompt."""
-    nested = all(isinstance(entry, list | tuple) and not _is_triple(entry) for entry in given)
-    flat = all(isinstance(entry, Relation) or _is_triple(entry) for entry in given)
+    flat = _are_relations(given)
+    nested = all(isinstance(entry, list | tuple) and _are_relations(entry) for entry in given)
     if isinstance(given, str) or _is_triple(given) or not (nested or flat):
         raise ValueError(
             "steer_relations must be a list of (subject, relation, object), or one such list per prompt, got "
@@ -246,6 +246,10 @@ def _per_prompt(given: Sequence[Any], prompts: int) -> list[Sequence[Any]]:
     if len(lists) != prompts:
         raise ValueError(f"steer_relations holds relations for {len(lists)} prompts, the call has {prompts}")
     return lists
+
+
+def _are_relations(entries: Sequence[Any]) -> bool:
+    return all(isinstance(entry, Relation) or _is_triple(entry) for entry in entries)
 
 
 def _is_triple(entry: Any) -> bool:

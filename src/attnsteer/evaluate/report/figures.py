@@ -1,0 +1,187 @@
+"""From a run's records to figures: shares with intervals, breakdowns, failures, costs, paired comparisons."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attnsteer.evaluate.methods import Method, parse_methods
+from attnsteer.evaluate.scoring import Verdict
+from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
+from attnsteer.evaluate.scoring.visor import visor_figures
+from attnsteer.evaluate.statistics import Comparison, Estimate, compare, mean_of, wilson
+from attnsteer.evaluate.suites import Suite, find_suite
+from attnsteer.jobs import RunFolder, read_records
+
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodFigures:
+    """One method in one run.
+
+    Attributes:
+        method: The method.
+        headline: The share of right pictures, or the mean score, with its 95 % interval.
+        right: Right pictures.
+        kinds: The headline for each kind of prompt.
+        further: Further figures by name, as shares.
+        failures: Pictures by `RIGHT` and `FAILURES`, without zeros.
+        seconds: Per picture.
+        calls: Denoiser calls per picture.
+        evaluations: Denoiser evaluations per picture; a backward pass counts as one more.
+        relative: Evaluations over those of the baseline.
+        tried: Seeds tried per picture.
+        against: Comparison with the baseline on the same seeds; None for the baseline itself.
+    """
+
+    method: Method
+    headline: Estimate
+    right: int
+    kinds: Mapping[str, Estimate]
+    further: Mapping[str, float]
+    failures: Mapping[str, int]
+    seconds: float
+    calls: float
+    evaluations: float
+    relative: float
+    tried: float
+    against: Comparison | None
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """A run, finished or not.
+
+    Attributes:
+        path: Its folder.
+        suite: Its suite.
+        settings: What was evaluated.
+        description: The whole of `run.json`.
+        detector: The detector with its weights.
+        records: Data of the finished items, in order.
+        of: Items in all.
+        methods: Figures of the methods, the baseline first.
+        clustered: Whether intervals resample prompts rather than pictures.
+    """
+
+    path: Path
+    suite: Suite
+    settings: Mapping[str, Any]
+    description: Mapping[str, Any]
+    detector: str
+    records: Sequence[Data]
+    of: int
+    methods: Sequence[MethodFigures]
+    clustered: bool
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.settings["model"])
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of prompts, in order of appearance."""
+        return list(dict.fromkeys(data["item"]["kind"] for data in self.records))
+
+    @property
+    def interval(self) -> str:
+        """How the headline's interval was found."""
+        if self.clustered:
+            return "bootstrap over prompts"
+        return "bootstrap" if self.suite.headline == "mean score" else "Wilson"
+
+
+def read_run(path: str | Path) -> RunFigures:
+    """Read a run of `attnsteer evaluate` and work out its figures.
+
+    Raises:
+        FileNotFoundError: if the folder is no run.
+        ValueError: if it is a run of something else, holds no finished items yet, or a shard is damaged.
+    """
+    described = RunFolder(path).description()
+    settings = described["fixed"]["settings"]
+    if "suite" not in settings:
+        raise ValueError(f"{path} is a run of {described['fixed']['name']!r}, not of an evaluation")
+    records = [record.data for record in read_records(path)]
+    if not records:
+        raise ValueError(f"{path} holds no finished shard yet; let the evaluation run for a while")
+    suite = find_suite(settings["suite"])
+    methods = parse_methods(settings["methods"])
+    clustered = len({data["item"]["group"] for data in records}) < len(records)
+    figures = [_figures(suite, method, methods[0], records, clustered) for method in methods]
+    return RunFigures(
+        Path(path), suite, settings, described, records[0]["detector"], records, described["fixed"]["items"],
+        figures, clustered,
+    )  # fmt: skip
+
+
+def results_of(records: Sequence[Data], method: str) -> list[Data]:
+    """What a method did on each item."""
+    return [data["methods"][method] for data in records]
+
+
+def _figures(
+    suite: Suite, method: Method, baseline: Method, records: Sequence[Data], clustered: bool
+) -> MethodFigures:
+    results, reference = results_of(records, method.name), results_of(records, baseline.name)
+    groups = [str(data["item"]["group"]) for data in records]
+    values, others = _values(suite, results), _values(suite, reference)
+    kinds = {}
+    for kind in dict.fromkeys(data["item"]["kind"] for data in records):
+        rows = [i for i, data in enumerate(records) if data["item"]["kind"] == kind]
+        kinds[kind] = _estimate(suite, [values[i] for i in rows], [groups[i] for i in rows] if clustered else None)
+    counted = Counter(result["failure"] for result in results)
+    evaluations = _mean(results, "evaluations")
+    against = None if method == baseline else compare(others, values, groups if clustered else None)
+    return MethodFigures(
+        method, _estimate(suite, values, groups if clustered else None), sum(r["correct"] for r in results), kinds,
+        _further(suite, results, groups), {name: counted[name] for name in (RIGHT, *FAILURES) if counted[name]},
+        _mean(results, "seconds"), _mean(results, "calls"), evaluations,
+        evaluations / _mean(reference, "evaluations"), _mean(results, "tried"), against,
+    )  # fmt: skip
+
+
+def _values(suite: Suite, results: Sequence[Data]) -> list[float]:
+    name = "score" if suite.headline == "mean score" else "correct"
+    return [float(result[name]) for result in results]
+
+
+def _estimate(suite: Suite, values: Sequence[float], groups: Sequence[str] | None) -> Estimate:
+    if groups is None and suite.headline != "mean score":
+        low, high = wilson(int(sum(values)), len(values))
+        return Estimate(sum(values) / len(values), low, high, len(values))
+    return mean_of(values, groups)
+
+
+def _further(suite: Suite, results: Sequence[Data], groups: Sequence[str]) -> dict[str, float]:
+    """The figures that only some suites have."""
+    details = [result["details"] for result in results]
+    found: dict[str, float] = {}
+    if all("present" in detail for detail in details):
+        there = [result for result in results if result["details"]["present"]]
+        found["all objects there"] = len(there) / len(results)
+        if there:
+            found["right where all are there"] = sum(result["correct"] for result in there) / len(there)
+    for name, title in (("accumulated", "right by the published tally"), ("absent", "unwanted thing absent")):
+        if all(detail.get(name) is not None for detail in details):
+            found[title] = sum(detail[name] for detail in details) / len(details)
+    if all(detail.get("kept") is not None for detail in details):
+        found["subject kept"] = sum(detail["kept"] for detail in details) / len(details)
+    if all("clauses" in detail for detail in details):
+        clauses = [holds for detail in details for holds in detail["clauses"]]
+        found["single relations right"] = sum(clauses) / len(clauses)
+    if suite.name.endswith("visor"):
+        verdicts: dict[str, list[Verdict]] = {}
+        for result, group in zip(results, groups, strict=True):
+            verdict = Verdict(result["correct"], result["score"], result["failure"], result["details"])
+            verdicts.setdefault(group, []).append(verdict)
+        figures = visor_figures(verdicts)
+        found |= {name: value for name, value in figures.items() if name.startswith("VISOR_")}
+    return found
+
+
+def _mean(results: Sequence[Data], name: str) -> float:
+    return sum(float(result[name]) for result in results) / len(results)

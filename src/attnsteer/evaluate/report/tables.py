@@ -1,0 +1,139 @@
+"""The figures of runs as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from attnsteer.evaluate.report.figures import MethodFigures, RunFigures
+from attnsteer.evaluate.statistics import Comparison, Estimate
+
+HEADER = (
+    "suite", "model", "detector", "method", "kind", "figure", "value", "low", "high", "pictures", "seconds", "calls",
+    "evaluations", "relative_cost", "difference", "difference_low", "difference_high", "p_value",
+)  # fmt: skip
+
+
+def percent(value: float) -> str:
+    """E.g. "93.8 %"."""
+    return f"{100 * value:.1f} %"
+
+
+def spread(estimate: Estimate) -> str:
+    """E.g. "88.9–96.6"."""
+    return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
+
+
+def points(comparison: Comparison | None) -> str:
+    """E.g. "+12.5 (+3.1 to +21.9)", in percentage points; empty for the baseline."""
+    if comparison is None:
+        return ""
+    low, high = 100 * comparison.low, 100 * comparison.high
+    return f"{100 * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def probability(comparison: Comparison | None) -> str:
+    """E.g. "0.004" or "< 0.001"."""
+    if comparison is None:
+        return ""
+    return "< 0.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}"
+
+
+def times(ratio: float) -> str:
+    """E.g. "3.4 x"."""
+    return f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.0f} ×"
+
+
+def seconds(value: float) -> str:
+    """E.g. "0.27 s"."""
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def markdown(runs: Sequence[RunFigures]) -> str:
+    """All runs, each with its headline table and its breakdown."""
+    parts = []
+    for run in runs:
+        parts.append(f"## {run.suite.title}: {run.model}\n")
+        parts.append(f"{caption(run)}\n")
+        head = [run.suite.headline, "95 % interval", "against Off", "p", "cost", "time per picture"]
+        rows = [
+            [
+                m.method.title, percent(m.headline.value), spread(m.headline), points(m.against),
+                probability(m.against), times(m.relative), seconds(m.seconds),
+            ]
+            for m in run.methods
+        ]  # fmt: skip
+        parts.append(_pipes(["method", *head], rows))
+        parts.append(_pipes(["kind", *(m.method.title for m in run.methods)], _kind_rows(run)))
+        if run.methods[0].further:
+            parts.append(_pipes(["figure", *(m.method.title for m in run.methods)], _further_rows(run)))
+    return "# Evaluation\n\n" + "\n".join(parts)
+
+
+def caption(run: RunFigures) -> str:
+    """What was measured and how, in one sentence."""
+    done = f"{len(run.records)} pictures" if len(run.records) == run.of else f"{len(run.records)} of {run.of} pictures"
+    return (
+        f"{done} per method, the same seeds for all; detector: {run.detector}; rule: {run.suite.rule}."
+        f" Intervals: {run.interval}, 95 %. Cost: denoiser evaluations relative to {run.methods[0].method.title}."
+    )
+
+
+def comma_separated(runs: Sequence[RunFigures]) -> str:
+    """One row for each run, method and kind of prompt ("all" first)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(HEADER)
+    for run in runs:
+        for figures in run.methods:
+            writer.writerow(_row(run, figures, "all", figures.headline, whole=True))
+            for kind, estimate in figures.kinds.items():
+                writer.writerow(_row(run, figures, kind, estimate, whole=False))
+    return buffer.getvalue()
+
+
+def latex(runs: Sequence[RunFigures]) -> str:
+    """One booktabs table with a block for each run."""
+    lines = [r"\begin{tabular}{lrrrr}", r"\toprule", r"Method & Result & 95\,\% interval & Cost & $p$ \\"]
+    for run in runs:
+        title = _escaped(f"{run.suite.title}, {run.model}, {run.detector}")
+        lines += [r"\midrule", rf"\multicolumn{{5}}{{l}}{{{title}}} \\"]
+        for m in run.methods:
+            p = probability(m.against).replace("<", "$<$")
+            share = f"{100 * m.headline.value:.1f}"
+            bounds = f"{100 * m.headline.low:.1f}--{100 * m.headline.high:.1f}"
+            lines.append(rf"{_escaped(m.method.title)} & {share} & {bounds} & {m.relative:.2f}$\times$ & {p} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _kind_rows(run: RunFigures) -> list[list[str]]:
+    return [[kind, *(percent(m.kinds[kind].value) for m in run.methods)] for kind in run.kinds]
+
+
+def _further_rows(run: RunFigures) -> list[list[str]]:
+    names = run.methods[0].further
+    return [[name, *(percent(m.further[name]) if name in m.further else "" for m in run.methods)] for name in names]
+
+
+def _row(run: RunFigures, m: MethodFigures, kind: str, estimate: Estimate, *, whole: bool) -> list[object]:
+    numbers = [estimate.value, estimate.low, estimate.high]
+    row: list[object] = [run.suite.name, run.model, run.detector, m.method.name, kind, run.suite.headline]
+    row += [f"{number:.6f}" for number in numbers]
+    row.append(estimate.of)
+    if not whole:
+        return [*row, *[""] * 8]
+    row += [f"{m.seconds:.4f}", f"{m.calls:.2f}", f"{m.evaluations:.2f}", f"{m.relative:.4f}"]
+    if m.against is None:
+        return [*row, "", "", "", ""]
+    c = m.against
+    return [*row, *(f"{number:.6f}" for number in (c.difference, c.low, c.high, c.p_value))]
+
+
+def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, "\\" + character)
+    return text

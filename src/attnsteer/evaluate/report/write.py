@@ -1,0 +1,86 @@
+"""Writes a report folder: report.html (self-contained), report.md, figures.csv and table.tex."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from attnsteer import __version__
+from attnsteer.evaluate.report import tables
+from attnsteer.evaluate.report.charts import colour, interval_chart, trade_off_chart
+from attnsteer.evaluate.report.examples import example_groups
+from attnsteer.evaluate.report.figures import RunFigures, read_run
+from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
+    """Write the report of one or more runs.
+
+    Args:
+        runs: Folders of `attnsteer evaluate`; unfinished ones are reported as far as they got.
+        output: Folder for the report's files, made if needed.
+
+    Returns: The files, the page first.
+
+    Raises: FileNotFoundError or ValueError if a folder holds no evaluation with finished items; see `read_run`.
+    """
+    if not runs:
+        raise ValueError("a report needs at least one run")
+    figures = [read_run(path) for path in runs]
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "report.html": page(figures),
+        "report.md": tables.markdown(figures),
+        "figures.csv": tables.comma_separated(figures),
+        "table.tex": tables.latex(figures),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in contents]
+
+
+def page(runs: Sequence[RunFigures]) -> str:
+    """The report as one HTML page without references to anything outside it."""
+    environment = Environment(
+        loader=PackageLoader("attnsteer.evaluate.report", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    for name in ("percent", "spread", "points", "probability", "times", "seconds", "caption"):
+        environment.filters[name] = getattr(tables, name)
+    environment.globals |= {"colour": colour, "outcomes": (RIGHT, *FAILURES)}
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return environment.get_template("page.html.j2").render(
+        sections=[_section(run) for run in runs], version=__version__, written=written
+    )
+
+
+def _section(run: RunFigures) -> dict[str, Any]:
+    settings = {name: value for name, value in run.settings.items() if value not in (None, {})}
+    return {
+        "run": run,
+        "intervals": Markup(interval_chart(run)),
+        "trade_off": Markup(trade_off_chart(run)) if len(run.methods) > 2 else "",
+        "groups": example_groups(run),
+        "outcomes": [name for name in (RIGHT, *FAILURES) if any(name in m.failures for m in run.methods)],
+        "settings": json.dumps(settings, indent=2, ensure_ascii=False),
+        "versions": ", ".join(f"{name} {number}" for name, number in run.description["versions"].items()),
+        "command": repeat_command(run),
+        "strongest": max(run.methods, key=lambda m: m.headline.value),
+    }
+
+
+def repeat_command(run: RunFigures) -> str:
+    """The command that makes the same run again."""
+    words = ["attnsteer evaluate", run.suite.name]
+    for name, value in run.settings.items():
+        if name in ("suite", "extra") or value is None:
+            continue
+        text = str(value)
+        words.append(f"--{name.replace('_', '-')} {json.dumps(text) if ' ' in text else text}")
+    words += [f"--set {name}={value}" for name, value in run.settings.get("extra", {}).items()]
+    return " ".join(words)
