@@ -12,11 +12,12 @@ import torch
 from diffusers.models import transformers, unets
 from torch import Tensor, nn
 
-from attnsteer import NAG, guide_denoiser, record_maps
-from attnsteer.families import FAMILIES, family_of
+from attnsteer import NAG, UnsupportedModelError, guide_denoiser, record_maps
+from attnsteer.families import FAMILIES, WITHOUT_ROW, family_of
 from attnsteer.inject import taken
 from attnsteer.install import Guidance, negative_guidance
 from attnsteer.selfcheck import self_check
+from attnsteer.support import pipelines_by_denoiser, support_table
 from tiny.lockstep import lock_step
 from tiny.models import TINY, Tiny
 from tiny.oracle import nag_formula
@@ -61,6 +62,8 @@ def denoiser_classes() -> dict[str, type]:
 @functools.cache
 def example(name: str) -> Example:
     tiny = TINY[name]
+    if (tiny.cls or name) not in denoiser_classes():
+        pytest.skip(f"this diffusers has no {tiny.cls or name}")
     draw = torch.Generator().manual_seed(len(name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -102,6 +105,27 @@ def close(first: Tensor, second: Tensor, plain: Tensor, tolerance: float = 5e-6)
 
 def test_every_row_has_a_tiny_model():
     assert {tiny.cls or name for name, tiny in TINY.items()} | {"UNet2DConditionModel"} == set(FAMILIES)
+
+
+def test_every_denoiser_class_of_diffusers_has_a_row_or_a_reason():
+    known = set(FAMILIES) | set(WITHOUT_ROW)
+    assert set(denoiser_classes()) - known == set()
+    assert not set(FAMILIES) & set(WITHOUT_ROW)
+    assert len(FAMILIES) >= 60
+
+
+def test_the_support_table_can_name_the_pipelines():
+    users = pipelines_by_denoiser()
+    assert {"FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline"} <= set(users["FluxTransformer2DModel"])
+    assert "StableDiffusionXLPipeline" in users["UNet2DConditionModel"]
+    line = next(line for line in support_table(pipelines=True).splitlines() if "`WanTransformer3DModel`" in line)
+    assert "| joined at the input, key and value probe | yes | Wan2.1 |" in line
+    assert "WanImageToVideoPipeline" in line
+
+
+def test_a_class_without_a_row_says_why():
+    with pytest.raises(UnsupportedModelError, match="no row.*reads no text"):
+        family_of(type("UNet2DModel", (nn.Module,), {})())
 
 
 @EVERY

@@ -46,6 +46,10 @@ def test_records_come_back_in_order_with_their_files(tmp_path):
     assert [record.data["square"] for record in records] == [n * n for n in range(22)]
     assert records[7].files == {"noise.bin": Random(7).randbytes(5000)}
     assert next(read_records(tmp_path / "run")).files == {}
+    assert (
+        next(read_records(tmp_path / "run", files=".bin")).files
+        and next(read_records(tmp_path / "run", files=".png")).files == {}
+    )
 
 
 def test_a_shard_is_a_plain_tar_with_a_checkable_hash(tmp_path):

@@ -352,3 +352,61 @@ def test_stateless_schedulers_finish_nothing():
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(4)
     assert not any(finishes_earlier_step(scheduler, index) for index in range(4))
+
+
+# The calls of one step
+
+
+def one_step(rows, moved=DELTA, end=1.0):
+    """A steering of one step, whose calls have the conditional rows that `rows` says, call by call."""
+    answers = iter(rows)
+    capture = SimpleNamespace(family=UNET, rows=lambda _: next(answers))
+    scheduler = DDIMScheduler()
+    scheduler.set_timesteps(1)
+    return LatentSteering(
+        scheduler, capture, Window(0.0, end), lambda arguments, index: arguments["sample"] + moved, lambda: 1
+    )
+
+
+def call(steering, latents):
+    replaced = steering.before(nn.Identity(), (), {"sample": latents, "timestep": torch.tensor(1)})
+    return latents if replaced is None else replaced[1]["sample"]
+
+
+def test_further_calls_of_a_step_get_the_steered_latents():
+    steering = one_step([slice(0, 1)])
+    moved = START + DELTA
+    assert torch.equal(call(steering, START), moved)
+    assert torch.equal(call(steering, START), moved)
+    assert torch.equal(call(steering, torch.cat([START, START])), torch.cat([moved, moved]))
+    with pytest.raises(ValueError, match="does not repeat the 1 conditional rows"):
+        call(steering, START + 1)
+
+
+def test_an_unconditional_call_before_the_conditional_one_is_an_error():
+    steering = one_step([None, slice(0, 1)])
+    assert torch.equal(call(steering, START), START)
+    with pytest.raises(ValueError, match="unconditionally before it does so with the prompt in step 0"):
+        call(steering, START)
+
+
+def test_a_steered_step_without_a_conditional_call_is_an_error():
+    steering = one_step([None])
+    call(steering, START)
+    with pytest.raises(ValueError, match="has the prompt's text"):
+        steering.step(lambda model_output, timestep, sample: sample, EPS, 1, START)
+
+
+def test_steps_outside_the_window_are_left_alone():
+    steering = one_step([], end=0.5)
+    steering.total, steering.step_index = lambda: 4, 2
+    assert torch.equal(call(steering, START), START)
+    assert steering.step(lambda model_output, timestep, sample: sample, EPS, 1, START) is START
+    assert steering.step_index == 3
+
+
+def test_a_scheduler_that_takes_no_sample_is_an_error():
+    steering = one_step([slice(0, 1)])
+    call(steering, START)
+    with pytest.raises(ValueError, match="DDIMScheduler.step takes no sample"):
+        steering.step(lambda noise, t: noise, EPS, 1)

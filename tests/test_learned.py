@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -287,9 +288,10 @@ def test_several_pictures_of_each_prompt(name):
     more = {"num_videos_per_prompt" if name == "wan" else "num_images_per_prompt": 2}
     prompts = [PROMPT, "a dog above a cat"]
     noise = generate(pipe, name, prompt=prompts * 2, num_inference_steps=1)
-    latents = torch.randn(4, *noise.shape[1:], generator=torch.Generator().manual_seed(0))
-    guided = guide(pipe, centroid())
+    latents = torch.randn(4, *noise.shape[1:], generator=torch.Generator().manual_seed(1))
+    guided = guide(pipe, centroid(rule=LeanRule(iterations=1)))
     result = generate(guided, name, prompt=prompts, latents=latents, **CFG_ON[name], **more)
+    assert differs(result, generate(pipe, name, prompt=prompts, latents=latents, **CFG_ON[name], **more))
     assert [len(step.before) for step in guided.steering_report.steps] == [4]
     for row in range(4):
         alone = generate(guided, name, prompt=prompts[row // 2], latents=latents[row : row + 1], **CFG_ON[name])
@@ -613,6 +615,19 @@ def test_group_offloading(name):
     denoiser_of(pipe).enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
     guided = guide(pipe, centroid())
     assert torch.equal(generate(guided, name), expected)
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_sequential_offloading(name):
+    """Every weight is replaced by another object around each module's forward; it must be as before afterwards."""
+    pipe = pointed(name)
+    denoiser = denoiser_of(pipe)
+    denoiser.requires_grad_(True)
+    expected = generate(guide(pipe, centroid()), name)
+    cpu_offload(denoiser, execution_device=torch.device("cpu"))
+    assert next(denoiser.parameters()).device.type == "meta"
+    assert torch.equal(generate(guide(pipe, centroid()), name), expected)
+    assert all(p.requires_grad for p in denoiser.parameters())
 
 
 def test_offloaded_weights_are_loaded_again_for_the_backward_pass():

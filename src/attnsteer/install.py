@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from attnsteer.attention import Layout, Seam, select_layers
@@ -120,8 +121,9 @@ class Installation:
     def output(self, arguments: Arguments, guidance: Guidance | None) -> Tensor:
         """The denoiser's output for these arguments under another guidance (None: plain), without callbacks."""
         with applied([Attribute(self, "guidance", guidance), Attribute(self, "_in_callback", True)]):
-            output: Tensor = self.denoiser(**fresh(arguments))[0]
-        return output
+            output = self.denoiser(**fresh(arguments))
+        first = output if isinstance(output, Tensor) else output[0]
+        return first if isinstance(first, Tensor) else torch.cat([row.flatten() for row in first])
 
     def _run_callbacks(self, module: nn.Module, arguments: Arguments) -> Arguments:
         self._in_callback = True
@@ -297,11 +299,16 @@ def wrap_scheduler_step(scheduler: Any, wrapper: Callable[..., Any]) -> Iterator
 @contextmanager
 def frozen(denoiser: nn.Module) -> Iterator[None]:
     """Within the block, no weight of the denoiser requires gradients, so that autograd keeps nothing for them."""
-    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
+    trained = {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
+    _require_gradients(denoiser, trained, False)
     try:
         yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        _require_gradients(denoiser, trained, True)
+
+
+def _require_gradients(denoiser: nn.Module, names: set[str], value: bool) -> None:
+    """Set it by name: sequential offloading replaces the parameters themselves."""
+    for name, parameter in denoiser.named_parameters():
+        if name in names:
+            parameter.requires_grad_(value)

@@ -321,7 +321,7 @@ CROSS: dict[str, Tiny] = {
     "SanaWMTransformer3DModel": Tiny(
         {
             "in_channels": 4,
-            "num_layers": 4,
+            "num_layers": 3,
             "hidden_size": 24,
             "num_attention_heads": 2,
             "linear_head_dim": 12,

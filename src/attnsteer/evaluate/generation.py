@@ -76,6 +76,8 @@ class Studio:
         names = ("model", "steps", "guidance_scale", "width", "height", "extra", "dtype")
         given: dict[str, Any] = {name: getattr(evaluation, name) for name in names}
         self.request = resolve(Request("anything", **given), self.model)
+        if any(method.cfg for method in self.methods):
+            _check_cfg(self.request.guidance_scale, "negative_prompt" in self.model.keywords)
         self.steering = learned_steering(self.request, self.model) if source.classifier else None
         # The first call pays for kernels and caches; without this the first method would look slow.
         self.paint([{"prompt": "anything", "seed": 0, "negative": None}], Method("none"), steps=2)
@@ -118,6 +120,15 @@ class Studio:
         if method.steer:
             guides.append(self.steering)
         return (guide(self.model.pipe, *guides) if guides else self.model.pipe), call
+
+
+def _check_cfg(guidance_scale: float | None, taken: bool) -> None:
+    if not taken:
+        raise ValueError("the method cfg needs a pipeline that takes a negative_prompt; leave it out for this model")
+    if guidance_scale is not None and guidance_scale <= 1:
+        raise ValueError(
+            f"the method cfg does nothing at guidance_scale {guidance_scale:g}: set a scale above 1, or leave it out"
+        )
 
 
 def _device(device: str) -> str:

@@ -39,8 +39,7 @@ class Method:
     def title(self) -> str:
         """For people."""
         titles = {"none": "Off", "cfg": "CFG", "nag": "NAG", "steer": "Steered", "both": "NAG + steered"}
-        equal = "Best of N, equal compute"
-        return titles.get(self.name, equal if self.name == "best-of-equal" else f"Best of {self.best_of}")
+        return titles.get(self.name, f"Best of {self.best_of or 'N'}")
 
     @property
     def negative(self) -> bool:

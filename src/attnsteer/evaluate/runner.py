@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from attnsteer.evaluate import fidelity
 from attnsteer.evaluate.generation import Painted, Studio
 from attnsteer.evaluate.methods import Method, parse_methods
 from attnsteer.evaluate.scoring import Box, Verdict
@@ -40,6 +41,9 @@ class Evaluation:
         dtype: As in `attnsteer.compare.open_model`.
         device: Likewise; "auto" takes the GPU of this process under torchrun.
         batch: Pictures that are generated together.
+        extractor: Features of the fidelity suites: "inception:PATH", "clip:MODEL" or "pixels".
+        clip: CLIP (or PickScore-type) model of the fidelity suites' score; None leaves it out.
+        patches: Patch definition of the fidelity suites, e.g. "center:299"; None leaves patch distances out.
         extra: Further keywords of the pipeline's call.
 
     Raises: ValueError for an unknown suite or method, or a method that lacks its negative prompt.
@@ -65,20 +69,26 @@ class Evaluation:
     dtype: str = "auto"
     device: str = "auto"
     batch: int = 1
+    extractor: str | None = None
+    clip: str | None = None
+    patches: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        suite = find_suite(self.suite)
+        if self.suite not in fidelity.SUITES:
+            find_suite(self.suite)
         for name in ("batch", "count", "samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         without = [method.name for method in parse_methods(self.methods) if method.negative]
-        if without and self.negative is None and not suite.name.endswith("negatives"):
+        if without and self.negative is None and not self.suite.endswith("negatives"):
             raise ValueError(f"{without[0]} needs a negative prompt: pass --negative, e.g. 'blurry, low quality'")
 
     def job(self, shard_size: int | None = None) -> Job:
         """The job that does this evaluation; a shard is one batch unless a size is given."""
+        if self.suite in fidelity.SUITES:
+            return fidelity.fidelity_job(self, shard_size)
         suite = find_suite(self.suite)
         tasks = suite_tasks(suite, self.prompts, self.count, self.seed)
         items = items_of(suite, tasks, self.samples or suite.samples, self.seed)

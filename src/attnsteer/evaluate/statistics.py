@@ -150,7 +150,7 @@ def mcnemar(better: int, worse: int) -> float:
         raise ValueError(f"counts must be >= 0, got {better} and {worse}")
     n = better + worse
     tail = sum(math.comb(n, i) for i in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def _sign_flips(difference: NDArray[np.float64], seed: int) -> float:
@@ -159,7 +159,8 @@ def _sign_flips(difference: NDArray[np.float64], seed: int) -> float:
         return 1.0
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), size=(RESAMPLES, len(difference)))
     means = np.abs(signs @ difference)
-    return float((np.sum(means >= abs(difference.sum()) * (1 - 1e-12)) + 1) / (RESAMPLES + 1))
+    as_large = int((means >= abs(difference.sum()) * (1 - 1e-12)).sum())
+    return (as_large + 1) / (RESAMPLES + 1)
 
 
 def _resampled(values: NDArray[np.float64], groups: Sequence[str] | None, seed: int) -> NDArray[np.float64]:

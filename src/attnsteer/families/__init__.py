@@ -12,9 +12,11 @@ from torch import nn
 
 from attnsteer.families import cross, joint, packed, unets
 from attnsteer.families.row import Block, Family, Part, Probe, Role, SplitRun, TextAttention, TextInput, TextKind
+from attnsteer.families.without import WITHOUT_ROW
 
 __all__ = [
     "FAMILIES",
+    "WITHOUT_ROW",
     "Block",
     "Family",
     "Part",
@@ -45,6 +47,8 @@ def family_of(denoiser: nn.Module) -> Family:
         if cls.__name__ in FAMILIES:
             return FAMILIES[cls.__name__]
     name = type(denoiser).__name__
+    if name in WITHOUT_ROW:
+        raise UnsupportedModelError(f"{name} has no row in attnsteer.families.FAMILIES: {WITHOUT_ROW[name]}")
     nearest = difflib.get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
     raise UnsupportedModelError(
         f"{name} has no row in attnsteer.families.FAMILIES (known: {', '.join(sorted(FAMILIES))}). To add one, copy "

@@ -127,12 +127,12 @@ class RunFolder:
         return self.path / f".{name}.{socket.gethostname()}.{os.getpid()}.tmp"
 
 
-def read_records(path: str | Path, *, files: bool = False) -> Iterator[Record]:
+def read_records(path: str | Path, *, files: bool | str = False) -> Iterator[Record]:
     """Read the records of a run's finished shards in the order of its items; a run may be incomplete.
 
     Args:
         path: Folder of the run.
-        files: Also read the records' files (pictures).
+        files: Also read the records' files (pictures), or those whose names end so, e.g. ".npy".
 
     Raises:
         FileNotFoundError: if the folder is no run.

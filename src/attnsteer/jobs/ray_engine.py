@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attnsteer.jobs.job import Job, shard_content
@@ -111,7 +112,6 @@ class _Crew:
 
 def _ray() -> "ModuleType":
     try:
-        import ray
+        return import_module("ray")
     except ImportError as error:
         raise ImportError("the engine 'ray' needs Ray: pip install ray") from error
-    return ray  # type: ignore[no-any-return]

@@ -63,9 +63,9 @@ def pack(records: Iterable[Record], header: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(file: IO[bytes], *, files: bool = True) -> Iterator[Record]:
-    """Read the records of a shard in order; with `files` off, only their data."""
-    key, data, content = "", {}, dict[str, bytes]()
+def unpack(file: IO[bytes], *, files: bool | str = True) -> Iterator[Record]:
+    """Read the records of a shard in order, with all their files, none, or those whose names end in `files`."""
+    key, data, content = "", dict[str, Any](), dict[str, bytes]()
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if member.name == HEADER:
@@ -77,7 +77,7 @@ def unpack(file: IO[bytes], *, files: bool = True) -> Iterator[Record]:
                 key, data, content = base, {}, {}
             if name == "json":
                 data = json.loads(_content(tar, member))
-            elif files:
+            elif files is True or (files and name.endswith(files)):
                 content[name] = _content(tar, member)
     if key:
         yield Record(key, data, content)

@@ -48,10 +48,10 @@ class Mask2Former:
 
         return cls(Mask2FormerForUniversalSegmentation.from_pretrained(model).to(device).eval(), model)
 
-    @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Box]]:
         """Boxes of all classes, the most confident first, at most 16 of a class."""
-        return [self._boxes(picture) for picture in pictures]
+        with torch.no_grad():
+            return [self._boxes(picture) for picture in pictures]
 
     def _boxes(self, picture: Image.Image) -> list[Box]:
         pixels, inner = prepared(picture)

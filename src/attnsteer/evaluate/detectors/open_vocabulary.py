@@ -42,19 +42,19 @@ class Owl:
         network = AutoModelForZeroShotObjectDetection.from_pretrained(model).to(device).eval()
         return cls(network, AutoProcessor.from_pretrained(model), f"{network.config.model_type} ({model})")
 
-    @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Box]]:
         """Boxes for the labels of each picture; every box carries its most likely label."""
-        found = []
-        for picture, row in zip(pictures, labels, strict=True):
-            texts = [f"a photo of {with_article(label)}" for label in row]
-            inputs = self.processor(text=[texts], return_tensors="pt").to(self.network.device)
-            output = self.network(**inputs, pixel_values=self._pixels(picture).to(self.network.device))
-            (result,) = self.processor.post_process_grounded_object_detection(
-                output, threshold=self.threshold, target_sizes=[(picture.height, picture.width)]
-            )
-            found.append(_boxes(result, [row[int(number)] for number in result["labels"]]))
-        return found
+        with torch.no_grad():
+            found = []
+            for picture, row in zip(pictures, labels, strict=True):
+                texts = [f"a photo of {with_article(label)}" for label in row]
+                inputs = self.processor(text=[texts], return_tensors="pt").to(self.network.device)
+                output = self.network(**inputs, pixel_values=self._pixels(picture).to(self.network.device))
+                (result,) = self.processor.post_process_grounded_object_detection(
+                    output, threshold=self.threshold, target_sizes=[(picture.height, picture.width)]
+                )
+                found.append(_boxes(result, [row[int(number)] for number in result["labels"]]))
+            return found
 
     def _pixels(self, picture: Image.Image) -> Float[Tensor, "1 3 side side"]:
         picture = picture.convert("RGB")
@@ -101,24 +101,24 @@ class GroundingDino:
         network = AutoModelForZeroShotObjectDetection.from_pretrained(model).to(device).eval()
         return cls(network, AutoProcessor.from_pretrained(model), f"grounding-dino ({model})")
 
-    @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]) -> list[list[Box]]:
         """Boxes for the labels of each picture."""
-        found: list[list[Box]] = []
-        for picture, row in zip(pictures, labels, strict=True):
-            boxes: list[Box] = []
-            for label in row:
-                inputs = self.processor(
-                    text=f"{with_article(label)}.", images=picture.convert("RGB"), return_tensors="pt"
-                )
-                output = self.network(**inputs.to(self.network.device))
-                (result,) = self.processor.post_process_grounded_object_detection(
-                    output, inputs["input_ids"], threshold=self.threshold,
-                    target_sizes=[(picture.height, picture.width)],
-                )  # fmt: skip
-                boxes += _boxes(result, [label] * len(result["scores"]))
-            found.append(boxes)
-        return found
+        with torch.no_grad():
+            found: list[list[Box]] = []
+            for picture, row in zip(pictures, labels, strict=True):
+                boxes: list[Box] = []
+                for label in row:
+                    inputs = self.processor(
+                        text=f"{with_article(label)}.", images=picture.convert("RGB"), return_tensors="pt"
+                    )
+                    output = self.network(**inputs.to(self.network.device))
+                    (result,) = self.processor.post_process_grounded_object_detection(
+                        output, inputs["input_ids"], threshold=self.threshold,
+                        target_sizes=[(picture.height, picture.width)],
+                    )  # fmt: skip
+                    boxes += _boxes(result, [label] * len(result["scores"]))
+                found.append(boxes)
+            return found
 
 
 def _boxes(result: Any, labels: Sequence[str]) -> list[Box]:

@@ -29,18 +29,18 @@ class ClipModel:
 
         return cls(CLIPModel.from_pretrained(name).to(device).eval(), CLIPProcessor.from_pretrained(name))
 
-    @torch.no_grad()
     def picture_features(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures width"]:
         """Features of length one."""
-        inputs = self.processor.image_processor(images=[p.convert("RGB") for p in pictures], return_tensors="pt")
-        return _unit(self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.model.device)))
+        with torch.no_grad():
+            inputs = self.processor.image_processor(images=[p.convert("RGB") for p in pictures], return_tensors="pt")
+            return _unit(self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.model.device)))
 
-    @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
         """Features of length one; texts are cut at the model's length."""
-        inputs = self.processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        inputs = {name: value.to(self.model.device) for name, value in inputs.items() if name != "token_type_ids"}
-        return _unit(self.model.get_text_features(**inputs))
+        with torch.no_grad():
+            inputs = self.processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+            inputs = {name: value.to(self.model.device) for name, value in inputs.items() if name != "token_type_ids"}
+            return _unit(self.model.get_text_features(**inputs))
 
 
 def clip_scores(clip: ClipModel, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:

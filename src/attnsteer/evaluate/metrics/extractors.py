@@ -94,14 +94,14 @@ class Inception:
         self.device = device
         self.network = torch.jit.load(str(path), map_location=device).eval()
 
-    @torch.no_grad()
     def __call__(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures features"]:
         """Features of the pictures, one by one where their sizes differ."""
-        rows = []
-        for picture in pictures:
-            values = (_tensor(picture.convert("RGB")) * 255).round().to(torch.uint8)[None].to(self.device)
-            rows.append(self.network(values, return_features=True).float().cpu())
-        return torch.cat(rows)
+        with torch.no_grad():
+            rows = []
+            for picture in pictures:
+                values = (_tensor(picture.convert("RGB")) * 255).round().to(torch.uint8)[None].to(self.device)
+                rows.append(self.network(values, return_features=True).float().cpu())
+            return torch.cat(rows)
 
 
 class Clip:

@@ -11,7 +11,9 @@ COLOURS: Final = {
     "none": "#6b7280", "cfg": "#b02878", "nag": "#185fd8", "steer": "#0e7d78", "both": "#5d35b1",
 }  # fmt: skip
 BEST_OF: Final = "#cf5c0a"
-WIDTH: Final = 640
+WIDE: Final = 980
+NARROW: Final = 470
+"""Widths of the drawings, near the width at which the page shows them."""
 
 
 def colour(name: str) -> str:
@@ -21,8 +23,8 @@ def colour(name: str) -> str:
 
 def interval_chart(run: RunFigures) -> str:
     """One row for each method: a dot at its figure, a line over its interval, on an axis from 0 to 100 %."""
-    left, right, row = 190, 96, 38
-    wide, height = WIDTH - left - right, row * len(run.methods) + 30
+    left, right, row = 150, 96, 36
+    wide, height = WIDE - left - right, row * len(run.methods) + 30
 
     def x(value: float) -> float:
         return left + value * wide
@@ -40,15 +42,15 @@ def interval_chart(run: RunFigures) -> str:
         parts.append(
             f'<line x1="{x(m.headline.low):.1f}" x2="{x(m.headline.high):.1f}" y1="{y}" y2="{y}" stroke="{ink}"/>'
             f'<circle cx="{x(m.headline.value):.1f}" cy="{y}" r="6" fill="{ink}"/>'
-            f'<text x="{WIDTH}" y="{y + 6}" text-anchor="end" class="figure">{percent(m.headline.value)}</text>'
+            f'<text x="{WIDE}" y="{y + 6}" text-anchor="end" class="figure">{percent(m.headline.value)}</text>'
         )
-    return _svg(parts, height, f"{run.suite.headline} by method with 95 % intervals")
+    return _svg(parts, WIDE, height, f"{run.suite.headline} by method with 95 % intervals")
 
 
 def trade_off_chart(run: RunFigures) -> str:
     """Figure against cost; up and to the left is better. The cost axis is logarithmic."""
-    left, top, height, foot = 56, 14, 300, 44
-    wide, tall = WIDTH - left - 24, height - top - foot
+    left, top, height, foot = 38, 14, 300, 48
+    wide, tall = NARROW - left - 12, height - top - foot
     costs = [max(m.relative, 1e-6) for m in run.methods]
     low, high = math.log2(min(*costs, 1.0)) - 0.25, math.log2(max(*costs, 2.0)) + 0.6
 
@@ -65,7 +67,7 @@ def trade_off_chart(run: RunFigures) -> str:
     ]
     for power in range(math.ceil(low), math.floor(high) + 1):
         px = x(2.0**power)
-        parts.append(f'<text x="{px:.1f}" y="{height - 24}" class="tick" text-anchor="middle">{2.0**power:g} ×</text>')
+        parts.append(f'<text x="{px:.1f}" y="{height - 26}" class="tick" text-anchor="middle">{2.0**power:g} ×</text>')
     parts.append(
         f'<text x="{left + wide / 2}" y="{height - 4}" class="tick" text-anchor="middle">'
         f"denoiser evaluations per picture, relative to {run.methods[0].method.title}</text>"
@@ -79,7 +81,7 @@ def trade_off_chart(run: RunFigures) -> str:
             f'<text x="{px + shift:.1f}" y="{place + 4:.1f}" text-anchor="{anchor}" class="name">'
             f"{m.method.title}, {times(m.relative)}</text>"
         )
-    return _svg(parts, height, "figure against cost")
+    return _svg(parts, NARROW, height, "figure against cost")
 
 
 def _label_places(methods: Sequence[MethodFigures], y: Callable[[float], float]) -> list[float]:
@@ -91,9 +93,9 @@ def _label_places(methods: Sequence[MethodFigures], y: Callable[[float], float])
     return places
 
 
-def _svg(parts: Sequence[str], height: float, title: str) -> str:
+def _svg(parts: Sequence[str], width: int, height: float, title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{title}" xmlns="http://www.w3.org/2000/svg">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}" xmlns="http://www.w3.org/2000/svg">'
         + "".join(parts)
         + "</svg>"
     )

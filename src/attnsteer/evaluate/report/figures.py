@@ -128,7 +128,7 @@ def _figures(
 ) -> MethodFigures:
     results, reference = results_of(records, method.name), results_of(records, baseline.name)
     groups = [str(data["item"]["group"]) for data in records]
-    values, others = _values(suite, results), _values(suite, reference)
+    values, others = values_of(suite, results), values_of(suite, reference)
     kinds = {}
     for kind in dict.fromkeys(data["item"]["kind"] for data in records):
         rows = [i for i, data in enumerate(records) if data["item"]["kind"] == kind]
@@ -144,7 +144,8 @@ def _figures(
     )  # fmt: skip
 
 
-def _values(suite: Suite, results: Sequence[Data]) -> list[float]:
+def values_of(suite: Suite, results: Sequence[Data]) -> list[float]:
+    """What the headline averages: 0 or 1 for wrong or right, or the rule's score."""
     name = "score" if suite.headline == "mean score" else "correct"
     return [float(result[name]) for result in results]
 

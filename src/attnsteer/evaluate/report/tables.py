@@ -23,12 +23,12 @@ def spread(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
-def points(comparison: Comparison | None) -> str:
-    """E.g. "+12.5 (+3.1 to +21.9)", in percentage points; empty for the baseline."""
+def points(comparison: Comparison | None, scale: float = 100.0) -> str:
+    """E.g. "+12.5 (+3.1 to +21.9)", times `scale`: percentage points by default; empty for the baseline."""
     if comparison is None:
         return ""
-    low, high = 100 * comparison.low, 100 * comparison.high
-    return f"{100 * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    low, high = scale * comparison.low, scale * comparison.high
+    return f"{scale * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def probability(comparison: Comparison | None) -> str:
@@ -62,10 +62,10 @@ def markdown(runs: Sequence[RunFigures]) -> str:
             ]
             for m in run.methods
         ]  # fmt: skip
-        parts.append(_pipes(["method", *head], rows))
-        parts.append(_pipes(["kind", *(m.method.title for m in run.methods)], _kind_rows(run)))
+        parts.append(pipes(["method", *head], rows))
+        parts.append(pipes(["kind", *(m.method.title for m in run.methods)], _kind_rows(run)))
         if run.methods[0].further:
-            parts.append(_pipes(["figure", *(m.method.title for m in run.methods)], _further_rows(run)))
+            parts.append(pipes(["figure", *(m.method.title for m in run.methods)], _further_rows(run)))
     return "# Evaluation\n\n" + "\n".join(parts)
 
 
@@ -128,7 +128,8 @@ def _row(run: RunFigures, m: MethodFigures, kind: str, estimate: Estimate, *, wh
     return [*row, *(f"{number:.6f}" for number in (c.difference, c.low, c.high, c.p_value))]
 
 
-def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 

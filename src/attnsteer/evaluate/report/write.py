@@ -1,7 +1,7 @@
 """Writes a report folder: report.html (self-contained), report.md, figures.csv and table.tex."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from markupsafe import Markup
 
 from attnsteer import __version__
 from attnsteer.evaluate.report import tables
+from attnsteer.evaluate.report.across import across_runs
 from attnsteer.evaluate.report.charts import colour, interval_chart, trade_off_chart
 from attnsteer.evaluate.report.examples import example_groups
+from attnsteer.evaluate.report.fidelity import FidelityRun, fidelity_markdown, is_fidelity, read_fidelity
 from attnsteer.evaluate.report.figures import RunFigures, read_run
 from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
 
@@ -30,12 +32,13 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
     """
     if not runs:
         raise ValueError("a report needs at least one run")
-    figures = [read_run(path) for path in runs]
+    figures = [read_run(path) for path in runs if not is_fidelity(path)]
+    fidelity = [read_fidelity(path) for path in runs if is_fidelity(path)]
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
-        "report.html": page(figures),
-        "report.md": tables.markdown(figures),
+        "report.html": page(figures, fidelity),
+        "report.md": "\n".join([tables.markdown(figures), *map(fidelity_markdown, fidelity)]),
         "figures.csv": tables.comma_separated(figures),
         "table.tex": tables.latex(figures),
     }
@@ -44,7 +47,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
     return [folder / name for name in contents]
 
 
-def page(runs: Sequence[RunFigures]) -> str:
+def page(runs: Sequence[RunFigures], fidelity: Sequence[FidelityRun] = ()) -> str:
     """The report as one HTML page without references to anything outside it."""
     environment = Environment(
         loader=PackageLoader("attnsteer.evaluate.report", "."), autoescape=True, undefined=StrictUndefined,
@@ -55,32 +58,42 @@ def page(runs: Sequence[RunFigures]) -> str:
     environment.globals |= {"colour": colour, "outcomes": (RIGHT, *FAILURES)}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template("page.html.j2").render(
-        sections=[_section(run) for run in runs], version=__version__, written=written
+        sections=[_section(run) for run in runs],
+        across=across_runs(runs),
+        fidelity=[_plain_section(run) for run in fidelity],
+        version=__version__,
+        written=written,
     )
 
 
 def _section(run: RunFigures) -> dict[str, Any]:
-    settings = {name: value for name, value in run.settings.items() if value not in (None, {})}
     return {
-        "run": run,
         "intervals": Markup(interval_chart(run)),
         "trade_off": Markup(trade_off_chart(run)) if len(run.methods) > 2 else "",
         "groups": example_groups(run),
         "outcomes": [name for name in (RIGHT, *FAILURES) if any(name in m.failures for m in run.methods)],
-        "settings": json.dumps(settings, indent=2, ensure_ascii=False),
-        "versions": ", ".join(f"{name} {number}" for name, number in run.description["versions"].items()),
-        "command": repeat_command(run),
-        "strongest": max(run.methods, key=lambda m: m.headline.value),
+        **_plain_section(run),
     }
 
 
-def repeat_command(run: RunFigures) -> str:
+def _plain_section(run: RunFigures | FidelityRun) -> dict[str, Any]:
+    """What every section has: the run, and how to repeat it."""
+    settings = {name: value for name, value in run.settings.items() if value not in (None, {})}
+    return {
+        "run": run,
+        "settings": json.dumps(settings, indent=2, ensure_ascii=False),
+        "versions": ", ".join(f"{name} {number}" for name, number in run.description["versions"].items()),
+        "command": repeat_command(run.settings),
+    }
+
+
+def repeat_command(settings: Mapping[str, Any]) -> str:
     """The command that makes the same run again."""
-    words = ["attnsteer evaluate", run.suite.name]
-    for name, value in run.settings.items():
+    words = ["attnsteer evaluate", settings["suite"]]
+    for name, value in settings.items():
         if name in ("suite", "extra") or value is None:
             continue
         text = str(value)
         words.append(f"--{name.replace('_', '-')} {json.dumps(text) if ' ' in text else text}")
-    words += [f"--set {name}={value}" for name, value in run.settings.get("extra", {}).items()]
+    words += [f"--set {name}={value}" for name, value in settings.get("extra", {}).items()]
     return " ".join(words)

@@ -1,0 +1,179 @@
+"""The fidelity suites: pictures against reference pictures of the same prompts, by distances and CLIP score.
+
+Every record keeps the features, so that a report needs neither the models nor the reference pictures.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from PIL import Image
+
+from attnsteer.evaluate.generation import Studio
+from attnsteer.jobs import Job, Record
+
+if TYPE_CHECKING:
+    from attnsteer.evaluate.metrics.clip_score import ClipModel
+    from attnsteer.evaluate.metrics.extractors import Extractor
+    from attnsteer.evaluate.metrics.patches import PatchSource
+    from attnsteer.evaluate.runner import Evaluation
+
+SUITES: Final = {
+    "fidelity": "distances to reference pictures and CLIP score, for a file of prompts with pictures",
+    "shapes-fidelity": "distances to rendered scenes, for prompts that describe them",
+}
+REFERENCE: Final = "reference"
+
+
+def fidelity_job(evaluation: "Evaluation", shard_size: int | None) -> Job:
+    """The job of a fidelity suite.
+
+    Raises: ValueError if the suite lacks its prompt file or extractor, or a method takes the best of several seeds.
+    """
+    from attnsteer.evaluate.methods import parse_methods
+
+    if any(method.best_of != 1 for method in parse_methods(evaluation.methods)):
+        raise ValueError("fidelity compares sets of pictures; best-of-N needs a rule that judges single ones")
+    if evaluation.suite == "fidelity":
+        if evaluation.prompts is None or evaluation.extractor is None:
+            raise ValueError(
+                "fidelity needs --prompts FILE (lines of JSON with prompt and reference) and --extractor"
+                " (inception:PATH, clip:MODEL or pixels)"
+            )
+        items = read_references(evaluation.prompts)[: evaluation.count]
+    else:
+        items = scene_items(evaluation.count or 192, evaluation.seed)
+    for number, item in enumerate(items):
+        item |= {
+            "id": f"{evaluation.suite}-{number:05d}", "seed": evaluation.seed + number, "group": number,
+            "negative": None,
+        }  # fmt: skip
+    settings = {**asdict(evaluation), "device": None}
+    return Job(
+        f"evaluate {evaluation.suite}", items, FidelityWorker(evaluation), settings, shard_size or evaluation.batch,
+        "picture",
+    )  # fmt: skip
+
+
+def read_references(path: str | Path) -> list[dict[str, Any]]:
+    """Read lines of JSON {"prompt": ..., "reference": picture}; pictures are looked for beside the file.
+
+    Raises: ValueError if a line lacks a key; FileNotFoundError if a picture is not there.
+    """
+    folder, items = Path(path).parent, []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        row = json.loads(line)
+        if not {"prompt", "reference"} <= set(row):
+            raise ValueError(f"{path}, line {number}: needs the keys prompt and reference")
+        picture = folder / row["reference"]
+        if not picture.is_file():
+            raise FileNotFoundError(f"{path}, line {number}: no picture at {picture}")
+        items.append({"prompt": row["prompt"], "reference": str(picture), "scene": None})
+    return items
+
+
+def scene_items(count: int, seed: int) -> list[dict[str, Any]]:
+    """Scenes of one or two objects, with prompts that name them."""
+    from attnsteer.world.captions import phrase
+    from attnsteer.world.scene import random_scene
+
+    random, items = Random(f"fidelity-{seed}"), []
+    for number in range(count):
+        scene = random_scene(random, 1 + number % 2)
+        prompt = " and ".join(phrase(shape) for shape in scene)
+        items.append({"prompt": prompt, "reference": None, "scene": [asdict(shape) for shape in scene]})
+    return items
+
+
+@dataclass(frozen=True)
+class FidelityWorker:
+    """Loads models and extractor in a working process, and does shards."""
+
+    evaluation: "Evaluation"
+
+    def __call__(self) -> Callable[[Sequence[Mapping[str, Any]]], Iterator[Record]]:
+        """Load everything; returns the function of the job."""
+        from attnsteer.evaluate.metrics.clip_score import ClipModel
+        from attnsteer.evaluate.metrics.extractors import make_extractor
+
+        own, studio = self.evaluation, Studio(self.evaluation)
+        device = studio.model.device
+        clip = ClipModel.load(own.clip, device) if own.clip else None
+        return _Lab(studio, make_extractor(own.extractor or "pixels", device), clip, patch_source(own.patches)).records
+
+
+def patch_source(name: str | None) -> "PatchSource | None":
+    """A patch definition by name: "center:299", "tiled:256" or "shifted:256".
+
+    Raises: ValueError for another name.
+    """
+    from attnsteer.evaluate.metrics.patches import PatchSource
+
+    if name is None:
+        return None
+    mode, _, size = name.partition(":")
+    if not size.isdigit():
+        raise ValueError(f"patches must be center:SIZE, tiled:SIZE or shifted:SIZE, got {name!r}")
+    return PatchSource(int(size), mode)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Lab:
+    studio: Studio
+    extractor: "Extractor"
+    clip: "ClipModel | None"
+    patches: "PatchSource | None"
+
+    def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
+        batch = self.studio.evaluation.batch
+        for first in range(0, len(items), batch):
+            yield from self._batch(items[first : first + batch])
+
+    def _batch(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
+        from attnsteer.evaluate.metrics.clip_score import clip_scores
+
+        methods: list[dict[str, Any]] = [{} for _ in items]
+        files: list[dict[str, bytes]] = [{} for _ in items]
+        for method in self.studio.methods:
+            painted = self.studio.paint(items, method)
+            pictures = [one.picture for one in painted]
+            texts = [item["prompt"] for item in items]
+            scores = clip_scores(self.clip, pictures, texts) if self.clip else [None] * len(items)
+            for number, one in enumerate(painted):
+                methods[number][method.name] = {**one.result(), "clip": scores[number], "tried": 1}
+                files[number] |= dict([one.file(method.name)]) | self._features(method.name, one.picture)
+        for number, item in enumerate(items):
+            with Image.open(io.BytesIO(next(iter(files[number].values())))) as picture:
+                side = picture.width
+            files[number] |= self._features(REFERENCE, reference_picture(item, side))
+            data = {"item": dict(item), "detector": self.extractor.name, "methods": methods[number]}
+            yield Record(item["id"], data, files[number])
+
+    def _features(self, name: str, picture: Image.Image) -> dict[str, bytes]:
+        found = {f"{name}.npy": _array(self.extractor([picture]).numpy())}
+        if self.patches is not None:
+            found[f"{name}.patches.npy"] = _array(self.extractor(self.patches.patches(picture)).numpy())
+        return found
+
+
+def reference_picture(item: Mapping[str, Any], side: int) -> Image.Image:
+    """The reference of an item: its file, or its scene rendered at `side` pixels."""
+    if item["scene"] is None:
+        with Image.open(item["reference"]) as picture:
+            return picture.convert("RGB")
+    from attnsteer.world.render import render
+    from attnsteer.world.scene import Shape
+
+    scene = tuple(Shape(**shape) for shape in item["scene"])
+    return Image.fromarray((render([scene], side)[0].permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def _array(values: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values.astype(np.float32), allow_pickle=False)
+    return buffer.getvalue()
