@@ -114,6 +114,13 @@ def test_negatives(tmp_path):
         read_neggenbench(path)
 
 
+def test_shapes_chains_fit_into_the_embedded_text_encoder():
+    words = [len(task.prompt.split()) for task in shapes_chains(200)]
+    assert max(words) + 2 <= 20
+    four = shapes_chains(2, kinds=["4 objects, 3 relations"])
+    assert all(len(task.labels) == 4 for task in four)
+
+
 def test_shapes_twins():
     assert {task.asked["relation"] for task in shapes_spatial(8)} == set(DIRECTIONS)
     negatives = shapes_negatives(3)

@@ -123,6 +123,8 @@ def test_the_page_is_self_contained_and_escapes_what_it_quotes(folder, tmp_path)
     assert "shape &amp; &lt;7&gt;" in text and "shape & <7>" not in text
     assert "red &lt;circle&gt;" in text
     assert "Put right by Steered <span>· 13 of 20" in text and "Spoilt" not in text
+    assert "Steered: 90.0 % right, Off: 25.0 %; +65.0" in text and "(p &lt; 0.001), at 2.50 × the compute" in text
+    assert "What it costs" in text and "Obeying" not in text
     assert "65.0 %" not in text and "90.0 %" in text and "+65.0" in text
     assert [path.name for path in others] == ["report.md", "figures.csv", "table.tex"]
     assert all(path.stat().st_size for path in others)

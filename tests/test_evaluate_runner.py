@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from attnsteer.attention import text_layers
-from attnsteer.evaluate.cost import measured
+from attnsteer.evaluate.cost import measured, operations
 from attnsteer.evaluate.methods import parse_methods
 from attnsteer.evaluate.runner import SEED_STEP, Evaluation
 from attnsteer.evaluate.suites import SUITES, find_suite, items_of, suite_tasks, task_of
@@ -98,7 +98,16 @@ def test_costs_are_counted(run):
         equal = methods["best-of-equal"]
         dearest = max(steered["evaluations"], methods["both"]["evaluations"])
         assert equal["evaluations"] - 6 < dearest <= equal["evaluations"] == 6 * equal["tried"]
+        if record is not run[0]:
+            assert steered["flops"] is None
         assert methods["best-of-2"]["seed"] in (record.data["item"]["seed"], record.data["item"]["seed"] + SEED_STEP)
+
+
+def test_operations_are_counted_on_the_first_item(run):
+    flops = {name: result["flops"] for name, result in run[0].data["methods"].items()}
+    assert flops["none"] == flops["cfg"] < flops["nag"] < 1.1 * flops["none"] + 1e6
+    assert flops["best-of-2"] == 2 * flops["none"]
+    assert flops["steer"] > flops["none"]
 
 
 def test_results_do_not_depend_on_sharding_or_interruption(folder, tmp_path):
@@ -171,6 +180,17 @@ def test_methods_by_name():
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             parse_methods(names)
+
+
+def test_operations_by_hand():
+    layer, x = torch.nn.Linear(3, 5), torch.zeros(7, 3, requires_grad=True)
+    assert operations(lambda: layer(x)) == 2 * 7 * 3 * 5
+    # Backward to the input and to the weight.
+    assert operations(lambda: layer(x).sum().backward()) == 3 * 2 * 7 * 3 * 5
+    assert operations(lambda: torch.autograd.grad(layer(x).sum(), x)) == 2 * 2 * 7 * 3 * 5
+    q, k = torch.zeros(1, 2, 6, 8), torch.zeros(1, 2, 4, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert operations(lambda: attention(q, k, k)) == 2 * (2 * 2 * 6 * 4 * 8)
 
 
 def test_cost_counts_backward_passes_twice_and_cut_off_calls_not_at_all():

@@ -203,6 +203,38 @@ def test_gradients_flow_and_change_nothing(name):
 
 
 @pytest.mark.parametrize(
+    "name", ["CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel", "QwenImageTransformer2DModel"]
+)
+def test_the_side_car_survives_gradient_checkpointing(name):
+    case = example(name)
+    call = {**case.call, **case.positive}
+    gradients = []
+    for checkpointing in (False, True):
+        leaf = case.call["hidden_states"].clone().requires_grad_(True)
+        if checkpointing:
+            case.denoiser.enable_gradient_checkpointing()
+        try:
+            case.denoiser.train(checkpointing)
+            with guide_denoiser(case.denoiser, RULE, negative=text_inputs(case, case.negative)):
+                output = case.denoiser(**{**call, "hidden_states": leaf}, return_dict=False)[0]
+                gradients.append(torch.autograd.grad(output.square().sum(), leaf)[0])
+        finally:
+            case.denoiser.eval()
+            case.denoiser.disable_gradient_checkpointing()
+    close(gradients[1], gradients[0], gradients[0], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["QwenImageTransformer2DModel", "Lumina2Transformer2DModel", "PRXTransformer2DModel"])
+def test_a_compiled_denoiser_gives_the_same(name):
+    case = example(name)
+    compiled = torch.compile(case.denoiser, backend="eager")
+    with guide_denoiser(compiled, RULE, negative=text_inputs(case, case.negative)):
+        result = run(compiled, {**case.call, **case.positive})
+    torch.compiler.reset()
+    close(result, guided(case, case.negative), case.plain)
+
+
+@pytest.mark.parametrize(
     "name", sorted(name for name, tiny in TINY.items() if FAMILIES[tiny.cls or name].grid != "none")
 )
 def test_attention_maps_have_the_pictures_shape(name):

@@ -53,7 +53,12 @@ def test_the_prompt_as_its_own_negative_changes_nothing(name):
     torch.testing.assert_close(result, plain, atol=float(1e-5 * plain.abs().max()), rtol=0)
 
 
-@NAMES
+# The stock pipelines differ: CogView4 pads to the longest prompt without a mask, Fill and img2img encode the picture
+# with the first generator, VACE takes one prompt.
+ONE_BY_ONE = sorted(set(FAMILY_PIPELINES) - {"CogView4", "FLUX.1 Fill", "FLUX.1 img2img", "Wan VACE"})
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_a_batch_equals_its_prompts_one_by_one(name):
     pipe = pipeline(name)
     guided = guide(pipe, RULE)

@@ -1,6 +1,7 @@
 """Rows of a denoiser call, and the way of moved latents back to the scheduler's sample."""
 
 from collections import namedtuple
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,22 @@ def model(**config):
 def test_only_the_latents_own_channels_can_move(family, config, shape, inside):
     latents = torch.randn(shape)
     assert latents[movable(model(**config), family, {family.latents: latents})].shape == inside
+
+
+def test_packed_latents_of_other_families_move_as_a_whole():
+    """Their configuration may count channels before packing: 16 in Qwen-Image, of 64."""
+    family = replace(SD3, grid="none")
+    latents = torch.randn(1, 20, 64)
+    region = movable(model(out_channels=16), family, {family.latents: latents})
+    assert latents[region].shape == latents.shape
+
+
+def test_latents_that_can_move_only_in_part_are_an_error():
+    sample = torch.randn(2, 8, 6, 6)
+    moved = sample.clone()
+    moved[:, :4] += 0.1
+    with pytest.raises(ValueError, match="could move only \\(4, 6, 6\\) of latents of shape \\(8, 6, 6\\)"):
+        pull_back(sample, SteeredInput(sample, moved, (4, 6, 6)))
 
 
 def test_reference_tokens_and_extra_channels_of_packed_latents_stay():
@@ -395,6 +412,11 @@ def test_a_steered_step_without_a_conditional_call_is_an_error():
     call(steering, START)
     with pytest.raises(ValueError, match="has the prompt's text"):
         steering.step(lambda model_output, timestep, sample: sample, EPS, 1, START)
+
+
+def test_latents_in_a_list_are_an_error():
+    with pytest.raises(ValueError, match="Identity gets its latents as list"):
+        call(one_step([slice(0, 1)]), [START[0]])
 
 
 def test_steps_outside_the_window_are_left_alone():

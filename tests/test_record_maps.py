@@ -1,13 +1,16 @@
 """Attention maps against maps computed from the projections of the stock modules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from attnsteer import NAG, guide_denoiser, record_maps
-from attnsteer.attention import text_layers
-from attnsteer.families import family_of
+from attnsteer.attention import Layout, text_layers
+from attnsteer.families import FAMILIES, family_of
 from attnsteer.install import suspended
+from attnsteer.steering.maps import image_grid
 from tiny.denoisers import case
 from tiny.state import fingerprint
 
@@ -235,3 +238,9 @@ def test_errors_name_the_remedy():
         run(example)
     with pytest.raises(ValueError, match=r"\(4, 4\), \(8, 8\).*pass size=16"):
         _ = recorder.maps
+
+
+def test_a_family_without_a_known_grid_has_no_maps():
+    family = replace(FAMILIES["FluxTransformer2DModel"], grid="none")
+    with pytest.raises(ValueError, match="FluxTransformer2DModel.*has no attention maps"):
+        image_grid(family, 2, Layout(4, 0, 1, None, {}), 16)

@@ -243,7 +243,8 @@ def record_maps(
         shape = (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
         readers = frozenset(layer.name for layer in here.seam.layers if layer.reads.role != "text")
         names = select_layers(here.seam.layers, layers) & readers
-        patch = getattr(getattr(here.inner, "config", None), "patch_size", None)
+        config = getattr(here.inner, "config", {})
+        patch = config.get("patch_size") or next(iter(config.get("all_patch_size", ())), None)
         recorder = MapRecorder(here.family, patch, token_groups, names, rows, shape, normalise, stop_after)
         with here.seam_installed(), ExitStack() as stack:
             for present in (here.recorders, here.seam.readers):

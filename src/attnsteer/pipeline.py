@@ -5,11 +5,12 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from attnsteer.attention import select_layers, text_layers
+from attnsteer.batch import batch_guidance, check_batch, likely_denoisers, seen_family
 from attnsteer.conditioning import Conditioning, cache_key, captured, prompt_count, text_inputs, with_prompt
 from attnsteer.families import FAMILIES, family_of
 from attnsteer.install import (
@@ -29,20 +30,26 @@ from attnsteer.selfcheck import self_check
 _CONTRAST = ("", "contrast")  # two prompts; whichever differs from the user's shows which rows are conditional
 
 
-def guide(pipe: Any, *methods: Any, validate: bool = False) -> "GuidedPipeline":
+def guide(
+    pipe: Any, *methods: Any, validate: bool = False, engine: Literal["rows", "batch"] = "rows"
+) -> "GuidedPipeline":
     """Give a pipeline guidance methods that are active during its calls and leave no trace after them.
 
     Args:
         pipe: A stock diffusers pipeline, as loaded; LoRA, ControlNet, offloading and the like stay as they are.
         methods: At most one negative method (e.g. `NAG(...)`) and one steering method, in any order.
         validate: Whether to run the same-text and the leak check (three more denoiser calls) on the first guided call.
+        engine: "rows" needs a row for the denoiser's class; "batch" works without one, for negative methods alone, at
+            twice the cost, and needs all settings of the method.
 
     Returns: A pipeline with the same attributes; see `GuidedPipeline.__call__` for the extra keywords.
 
     Raises: UnsupportedModelError if a denoiser's class has no family row; TypeError or ValueError if the methods are
         not methods, clash, or name a layer that does not exist.
     """
-    return GuidedPipeline(pipe, methods, validate)
+    if engine not in ("rows", "batch"):
+        raise ValueError(f"engine must be 'rows' or 'batch', got {engine!r}")
+    return GuidedPipeline(pipe, methods, validate, engine)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class GuidedPipeline:
 
     steering_report: Any
 
-    def __init__(self, pipe: Any, methods: Sequence[Any], validate: bool) -> None:
+    def __init__(self, pipe: Any, methods: Sequence[Any], validate: bool, engine: str = "rows") -> None:
         own = vars(self)
         if isinstance(pipe, GuidedPipeline) or not hasattr(pipe, "components"):
             raise TypeError(f"guide() needs a stock diffusers pipeline, got {type(pipe).__name__}")
@@ -79,7 +86,11 @@ class GuidedPipeline:
                     f"two {kind} methods: {by_kind[kind]!r} and {method!r}; pass at most one of each kind"
                 )
             by_kind[kind] = method
-        own.update(_pipe=pipe, _negative=by_kind["negative"], _steering=by_kind["steering"])
+        own.update(_pipe=pipe, _negative=by_kind["negative"], _steering=by_kind["steering"], _engine=engine)
+        if engine == "batch":
+            check_batch(pipe, by_kind["negative"], by_kind["steering"], validate)
+            own.update(_to_check=set(), _encoded=OrderedDict(), _installations={}, steering_report=None)
+            return
         own.update(_to_check=set(denoisers_of(pipe)) if validate else set(), _encoded=OrderedDict(), _installations={})
         own.update(steering_report=None)
         for name in denoisers_of(pipe):
@@ -144,6 +155,9 @@ class GuidedPipeline:
     def explain(self, prompt: str | Sequence[str], num_inference_steps: int = 50) -> Explanation:
         """What a call with this prompt would do, without running the pipeline."""
         lines = []
+        if self._engine == "batch":
+            names = ", ".join(likely_denoisers(self._pipe))
+            return Explanation(prompt, (f"{names}: batch-doubled, without a row; {self._negative}",))
         for name in denoisers_of(self._pipe):
             denoiser = uncompiled(getattr(self._pipe, name))
             layers = len(text_layers(denoiser, family_of(denoiser)))
@@ -204,12 +218,20 @@ class GuidedPipeline:
         """The negative method with all its settings, for each denoiser in which it changes anything."""
         if method is None:
             return {}
+        if self._engine == "batch":
+            return {} if method.identity else dict.fromkeys(likely_denoisers(self._pipe), method)
         names = denoisers_of(self._pipe)
         rules = {name: resolved(method, uncompiled(getattr(self._pipe, name))) for name in names}
         return {name: rule for name, rule in rules.items() if not rule.identity}
 
     def _conditioning(self, call: Arguments, negative: str | Sequence[str] | None) -> Conditioning:
-        pipe, denoisers = self._pipe, [getattr(self._pipe, name) for name in denoisers_of(self._pipe)]
+        pipe, batch = self._pipe, self._engine == "batch"
+        names = likely_denoisers(pipe) if batch else denoisers_of(pipe)
+        denoisers = [getattr(pipe, name) for name in names]
+        if batch:
+            calls = [captured(pipe, denoisers, each) for each in (call, with_prompt(call, negative or ""))]
+            family = seen_family(uncompiled(denoisers[0]), *calls)
+            return Conditioning(family, text_inputs(family, calls[1]), lambda: calls[0])
         family = family_of(uncompiled(denoisers[0]))
         prompts = [call.get("prompt")] if isinstance(call.get("prompt"), str) else call.get("prompt") or []
         prompt_count(call)
@@ -232,12 +254,19 @@ class GuidedPipeline:
         if any(not Window(rule.start, rule.end).whole for rule in rules.values()):
             stack.enter_context(wrap_scheduler_step(steps.scheduler, steps.step))
         for name, rule in rules.items():
-            denoiser = getattr(self._pipe, name)
+            denoiser, window = getattr(self._pipe, name), Window(rule.start, rule.end)
+            if self._engine == "batch":
+
+                def decide_batch(arguments: Arguments, window: Window = window) -> Any:
+                    active = window.whole or window.contains(steps.index, steps.total)
+                    return conditioning.decide(arguments) if active else None
+
+                stack.enter_context(batch_guidance(denoiser, conditioning.family, rule.combine, decide_batch))
+                continue
             kept = self._installations.get(name)
             if kept is None or not kept.fits(denoiser):
                 kept = Installation(denoiser)
             self._installations[name] = here = stack.enter_context(installation(denoiser, kept))
-            window = Window(rule.start, rule.end)
 
             def decide(arguments: Arguments, name: str = name, here: Any = here, window: Window = window) -> Any:
                 decision = conditioning.decide(arguments)

@@ -1,11 +1,13 @@
 """Tiny random stock pipelines of further families: real diffusers classes on the denoisers of `tiny.models`."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -123,6 +125,22 @@ def _auraflow() -> DiffusionPipeline:
     )
 
 
+def _flux(name: str, channels: int = 16) -> DiffusionPipeline:
+    stock = pipelines._flux()
+    parts = dict(stock.components)
+    if channels != 16:
+        parts["transformer"] = type(stock.transformer).from_config(
+            {**stock.transformer.config, "in_channels": channels}
+        )
+        parts["transformer"].proj_out = nn.Linear(32, 16)
+    wanted = inspect.signature(getattr(diffusers, name).__init__).parameters
+    return getattr(diffusers, name)(**{key: part for key, part in parts.items() if key in wanted})
+
+
+def _wan_like(name: str, denoiser: str, **options: Any) -> DiffusionPipeline:
+    return getattr(diffusers, name)(**pipelines._wan_parts(), transformer=_denoiser(denoiser, **options))
+
+
 def _hunyuan_video() -> DiffusionPipeline:
     return diffusers.HunyuanVideoPipeline(
         text_encoder=_decoder(LlamaModel, LlamaConfig),
@@ -235,6 +253,51 @@ FAMILY_PIPELINES: dict[str, tuple[Callable[[], DiffusionPipeline], dict[str, Any
             "text_encoder_out_layers": (1, 2, 3),
         },
         {"guidance_scale": 4.0},
+    ),
+}
+
+
+_PHOTO = Image.new("RGB", (16, 16), (200, 30, 90))
+FAMILY_PIPELINES |= {
+    "FLUX.1 Kontext": (
+        lambda: _flux("FluxKontextPipeline"),
+        {**_SMALL, "image": _PHOTO, "max_sequence_length": 12, "max_area": 256, "_auto_resize": False},
+        {"true_cfg_scale": 3.0, "negative_prompt": "low quality"},
+    ),
+    "FLUX.1 Fill": (
+        lambda: _flux("FluxFillPipeline", 16 + 16 + 16),
+        {**_SMALL, "image": _PHOTO, "mask_image": _PHOTO.convert("L"), "max_sequence_length": 12},
+        {},
+    ),
+    "FLUX.1 Control": (
+        lambda: _flux("FluxControlPipeline", 32),
+        {**_SMALL, "control_image": _PHOTO, "max_sequence_length": 12},
+        {},
+    ),
+    "FLUX.1 img2img": (
+        lambda: _flux("FluxImg2ImgPipeline"),
+        {**_SMALL, "image": _PHOTO, "strength": 1.0, "max_sequence_length": 12},
+        {"true_cfg_scale": 3.0, "negative_prompt": "low quality"},
+    ),
+    "CogView4": (
+        lambda: _decoder_pipeline("CogView4Pipeline", "CogView4Transformer2DModel", vae=pipelines._vae()),
+        {**_SMALL, "guidance_scale": 1.0, "max_sequence_length": 24},
+        {"guidance_scale": 5.0},
+    ),
+    "Latte": (
+        lambda: _t5_pipeline("LattePipeline", "LatteTransformer3DModel", diffusers.DDIMScheduler, pipelines._vae()),
+        {**_SMALL, "video_length": 2, "guidance_scale": 1.0, "mask_feature": False, "clean_caption": False},
+        {"guidance_scale": 5.0},
+    ),
+    "SkyReels V2": (
+        lambda: _wan_like("SkyReelsV2Pipeline", "SkyReelsV2Transformer3DModel"),
+        {**_SMALL, "num_frames": 5, "guidance_scale": 1.0, "max_sequence_length": 16},
+        {"guidance_scale": 5.0},
+    ),
+    "Wan VACE": (
+        lambda: _wan_like("WanVACEPipeline", "WanVACETransformer3DModel", vace_in_channels=4 + 4 + 64),
+        {**_SMALL, "num_frames": 5, "guidance_scale": 1.0, "max_sequence_length": 16},
+        {"guidance_scale": 5.0},
     ),
 }
 

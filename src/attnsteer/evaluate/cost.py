@@ -1,13 +1,15 @@
-"""What a picture cost: seconds, denoiser calls, and denoiser evaluations."""
+"""What a picture cost: seconds, denoiser calls, denoiser evaluations, and floating-point operations."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
 @dataclass
@@ -54,6 +56,35 @@ def measured(denoiser: nn.Module) -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - start
         for handle in handles:
             handle.remove()
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[misc]
+    """Counts by PyTorch's formulas. Unlike its FlopCounterMode it allows `autograd.grad`, which steering uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            self.total += int(flop_registry[packet](*args, **(kwargs or {}), out_val=output))
+        elif packet == torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+            self.total += int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+        elif packet == torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+            self.total += int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+        return output
+
+
+def operations(run: Callable[[], object]) -> int:
+    """Floating-point operations of `run()`: matrix products, convolutions and attention, forward and backward.
+
+    A multiply-add counts as two; elementwise work does not count.
+    """
+    with _Operations() as counter:
+        run()
+    return int(counter.total)
 
 
 def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

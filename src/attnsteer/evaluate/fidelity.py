@@ -51,7 +51,7 @@ def fidelity_job(evaluation: "Evaluation", shard_size: int | None) -> Job:
     for number, item in enumerate(items):
         item |= {
             "id": f"{evaluation.suite}-{number:05d}", "seed": evaluation.seed + number, "group": number,
-            "negative": None,
+            "number": number, "negative": None,
         }  # fmt: skip
     settings = {**asdict(evaluation), "device": None}
     return Job(

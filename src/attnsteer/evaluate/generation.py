@@ -28,6 +28,7 @@ class Painted:
         calls: Forward passes of the denoiser, of whole batches.
         evaluations: Rows that the denoiser evaluated for this picture; see `attnsteer.evaluate.cost`.
         iterations: Steps that steering took.
+        flops: Floating-point operations, counted for a run's first item only, in a call of its own.
     """
 
     picture: Image.Image
@@ -36,12 +37,13 @@ class Painted:
     calls: int
     evaluations: float
     iterations: int = 0
+    flops: int | None = None
 
     def result(self) -> dict[str, Any]:
         """What a record keeps of it, plain JSON types."""
         return {
             "seed": self.seed, "seconds": round(self.seconds, 4), "calls": self.calls,
-            "evaluations": round(self.evaluations, 4), "iterations": self.iterations,
+            "evaluations": round(self.evaluations, 4), "iterations": self.iterations, "flops": self.flops,
         }  # fmt: skip
 
     def file(self, name: str) -> tuple[str, bytes]:
@@ -95,9 +97,18 @@ class Studio:
         iterations = report.iterations if report is not None else 0
         share = len(items)
         return [
-            Painted(picture, item["seed"], cost.seconds / share, cost.calls, cost.evaluations / share, iterations)
+            Painted(
+                picture, item["seed"], cost.seconds / share, cost.calls, cost.evaluations / share, iterations,
+                self._flops(item, method) if item.get("number") == 0 else None,
+            )
             for item, picture in zip(items, pictures, strict=True)
-        ]
+        ]  # fmt: skip
+
+    def _flops(self, item: Mapping[str, Any], method: Method) -> int:
+        from attnsteer.evaluate.cost import operations
+
+        pipe, call = self._call([item], method)
+        return operations(lambda: pipe(**call))
 
     def _call(self, items: Sequence[Mapping[str, Any]], method: Method) -> tuple[Any, dict[str, Any]]:
         """The pipeline, guided or not, and the keywords of its call."""

@@ -156,7 +156,8 @@ class _Bench:
         plain = done.get("none") or self._run(items, Method("none"))
         best = list(plain)
         for extra in range(1, method.best_of or _affordable(plain, done)):
-            others = self._run([{**item, "seed": item["seed"] + extra * SEED_STEP} for item in items], Method("none"))
+            shifted = [{**item, "seed": item["seed"] + extra * SEED_STEP, "number": None} for item in items]
+            others = self._run(shifted, Method("none"))
             best = [_better(*pair) for pair in zip(best, others, strict=True)]
         return best
 
@@ -166,7 +167,8 @@ def _better(first: Judged, second: Judged) -> Judged:
     chosen = max(first, second, key=lambda judged: (judged.verdict.correct, judged.verdict.score))
     one, two = first.painted, second.painted
     cost = {name: getattr(one, name) + getattr(two, name) for name in ("seconds", "calls", "evaluations")}
-    return replace(chosen, painted=replace(chosen.painted, **cost), tried=first.tried + 1)
+    flops = None if one.flops is None else one.flops // first.tried * (first.tried + 1)
+    return replace(chosen, painted=replace(chosen.painted, **cost, flops=flops), tried=first.tried + 1)
 
 
 def _affordable(plain: Sequence[Judged], done: Mapping[str, Sequence[Judged]]) -> int:

@@ -133,7 +133,7 @@ def suite_tasks(suite: Suite, prompts: str | Path | None, count: int | None, see
 
 def items_of(suite: Suite, tasks: Sequence[Task], samples: int, first_seed: int) -> list[dict[str, Any]]:
     """Items of a job: each picture of each prompt, with a seed of its own."""
-    items = []
+    items: list[dict[str, Any]] = []
     for number, task in enumerate(tasks):
         for sample in range(samples):
             items.append(
@@ -145,6 +145,7 @@ def items_of(suite: Suite, tasks: Sequence[Task], samples: int, first_seed: int)
                     "kind": task.kind,
                     "negative": task.negative,
                     "group": number,
+                    "number": len(items),
                     "seed": first_seed + number * samples + sample,
                 }
             )

@@ -18,7 +18,7 @@ ROWS = (
     Family("SanaVideoTransformer3DModel", "hidden_states", (_TEXT, _MASK), _ATTN2, grid="patches", video=True),
     Family("LatteTransformer3DModel", "hidden_states", (_TEXT, _MASK), _ATTN2, video=True),
     Family("AllegroTransformer3DModel", "hidden_states", (_TEXT, _MASK), _ATTN2, grid="patches", video=True),
-    Family("LTXVideoTransformer3DModel", "hidden_states", (_TEXT, _MASK), _ATTN2, video=True),
+    Family("LTXVideoTransformer3DModel", "hidden_states", (_TEXT, _MASK), _ATTN2, grid="sizes", video=True),
     Family(
         denoiser="LTX2VideoTransformer3DModel",
         latents="hidden_states",

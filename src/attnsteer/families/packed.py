@@ -1,5 +1,7 @@
 """Rows of transformers that pack, pad, reorder or position their text inside: a side-car brings the negative text."""
 
+from dataclasses import replace
+
 from attnsteer.families.row import Block, Family, Part, TextAttention, TextInput
 
 _TEXT = TextInput("encoder_hidden_states", axis=1)
@@ -23,13 +25,14 @@ _FIBO_PARTS = (
     Part("image_rotary_emb.*", axis=0, text="first"),
     Part("joint_attention_kwargs.attention_mask", text="first", square=True),
 )
-_COGVIDEO = {
-    "latents": "hidden_states",
-    "text": (_TEXT,),
-    "attention": (TextAttention("transformer_blocks.*.attn1", "joint"),),
-    "blocks": (Block("transformer_blocks.*", (_IMAGE_STREAM, _TEXT_STREAM)),),
-    "video": True,
-}
+_COGVIDEO = Family(
+    denoiser="CogVideoXTransformer3DModel",
+    latents="hidden_states",
+    text=(_TEXT,),
+    attention=(TextAttention("transformer_blocks.*.attn1", "joint"),),
+    blocks=(Block("transformer_blocks.*", (_IMAGE_STREAM, _TEXT_STREAM)),),
+    video=True,
+)
 
 ROWS = (
     Family(
@@ -37,6 +40,7 @@ ROWS = (
         latents="hidden_states",
         text=(_TEXT, TextInput("encoder_hidden_states_mask", axis=1, kind="mask")),
         attention=(TextAttention("transformer_blocks.*.attn", "joint"),),
+        grid="shapes",
         blocks=(
             Block(
                 "transformer_blocks.*",
@@ -54,6 +58,7 @@ ROWS = (
         latents="hidden_states",
         text=(_TEXT, TextInput("encoder_hidden_states_mask", axis=1, kind="mask")),
         attention=(TextAttention("transformer_blocks.*.attn", "hybrid", text="last"),),
+        grid="shapes",
         blocks=(
             Block(
                 "transformer_blocks.*",
@@ -100,8 +105,8 @@ ROWS = (
         blocks=(Block("transformer_blocks.*", (_IMAGE_STREAM, _TEXT_STREAM, Part("attention_mask"))),),
         video=True,
     ),
-    Family("CogVideoXTransformer3DModel", **_COGVIDEO),
-    Family("ConsisIDTransformer3DModel", **_COGVIDEO),
+    _COGVIDEO,
+    replace(_COGVIDEO, denoiser="ConsisIDTransformer3DModel"),
     Family(
         denoiser="EasyAnimateTransformer3DModel",
         latents="hidden_states",
@@ -193,6 +198,7 @@ ROWS = (
             TextAttention("double_stream_blocks.*.block.attn1", "joint", text="last"),
             TextAttention("single_stream_blocks.*.block.attn1", "joint", text="last"),
         ),
+        grid="patches",
         blocks=(
             Block(
                 "double_stream_blocks.*",
@@ -214,6 +220,7 @@ ROWS = (
         latents="x",
         text=(TextInput("cap_feats", axis=0, kind="rows"),),
         attention=(TextAttention("layers.*.attention", "joint", text="last"),),
+        grid="patches",
         blocks=(
             Block(
                 "layers.*",

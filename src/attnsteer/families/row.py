@@ -130,8 +130,8 @@ class Family:
         text: Keywords that hold the text; the first is the main one.
         attention: Attention modules that read the text. A module takes the first entry that fits.
         grid: How image tokens lie in the picture: "halvings" (latents, halved per level), "patches" (latents divided
-            by the configuration's patch_size, frames first), "ids" (rows and columns in `img_ids`), "none" (unknown:
-            no attention maps).
+            by the configuration's patch_size, frames first), "ids" (rows and columns in `img_ids`), "shapes"
+            (in `img_shapes`), "sizes" (keywords num_frames, height and width), "none" (unknown: no attention maps).
         order: Leading parts of module names in execution order, where that is not the order of definition.
         split: Modules that must see each text separately.
         blocks: Set where the texts cannot be joined at the denoiser's input, because the class packs, pads, reorders
@@ -149,7 +149,7 @@ class Family:
     latents: str
     text: tuple[TextInput, ...]
     attention: tuple[TextAttention, ...]
-    grid: Literal["halvings", "patches", "ids", "none"] = "none"
+    grid: Literal["halvings", "patches", "ids", "shapes", "sizes", "none"] = "none"
     order: tuple[str, ...] = ()
     split: tuple[SplitRun, ...] = ()
     blocks: tuple[Block, ...] = ()

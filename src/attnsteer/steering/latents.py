@@ -26,10 +26,17 @@ _NOT_FIRST = "the pipeline calls its denoiser unconditionally before it does so 
 
 @dataclass(frozen=True)
 class SteeredInput:
-    """The latents of one denoising step as the denoiser gets them, before and after steering."""
+    """The latents of one denoising step as the denoiser gets them, before and after steering.
+
+    Attributes:
+        original: Before.
+        steered: After.
+        movable: Shape of the part that steering could move, without the batch axis; None if that is all of it.
+    """
 
     original: Tensor
     steered: Tensor
+    movable: tuple[int, ...] | None = None
 
 
 def rows_of(family: Family, arguments: Mapping[str, Any], rows: "slice | Tensor") -> dict[str, Any]:
@@ -79,8 +86,8 @@ def movable(denoiser: nn.Module, family: Family, arguments: Mapping[str, Any]) -
     latents = arguments[family.latents]
     config = getattr(uncompiled(denoiser), "config", None)
     channels = getattr(config, "out_channels", None) or getattr(config, "in_channels", None)
-    if family.grid != "ids":
-        return (slice(None), slice(0, channels))
+    if family.grid != "ids":  # packed latents hide how many channels are theirs
+        return (slice(None), slice(0, channels)) if latents.ndim > 3 else (slice(None),)
     ids = arguments["img_ids"]
     ids = ids[0] if ids.ndim == 3 else ids
     own = int((ids[:, 0] == ids[0, 0]).sum())
@@ -126,6 +133,11 @@ def pull_back(sample: Tensor, step: SteeredInput) -> Tensor:
         raise ValueError(
             "steering moved parts of the denoiser's input that are not latents; cannot steer this pipeline"
         )
+    if step.movable is not None and any(m < s for m, s in zip(step.movable, sample.shape[1:], strict=True)):
+        raise ValueError(
+            f"steering could move only {step.movable} of latents of shape {tuple(sample.shape[1:])}; cannot steer "
+            "this pipeline yet"
+        )
     return (wide + kept / scale).to(sample.dtype)
 
 
@@ -161,6 +173,8 @@ class LatentSteering:
         Raises: ValueError if that call has no conditional rows, or a later call of the step has other latents.
         """
         latents = kwargs[self.family.latents]
+        if not isinstance(latents, Tensor):
+            raise ValueError(f"{type(module).__name__} gets its latents as {type(latents).__name__}: not steered yet")
         if self.current is not None and self._rows is not None:  # CFG in two calls, perturbed calls, guiders
             return (), {**kwargs, self.family.latents: spread(latents, self._rows.original, self._rows.steered)}
         if not self._is_steered():
@@ -173,7 +187,8 @@ class LatentSteering:
             raise ValueError(f"{_NOT_FIRST} in step {self.step_index}; this pipeline cannot be steered yet")
         conditional = latents[rows]
         self._rows = SteeredInput(conditional, self.move(rows_of(self.family, kwargs, rows), self.step_index))
-        self.current = SteeredInput(latents, spread(latents, conditional, self._rows.steered))
+        region = tuple(latents[movable(module, self.family, kwargs)].shape[1:])
+        self.current = SteeredInput(latents, spread(latents, conditional, self._rows.steered), region)
         return (), {**kwargs, self.family.latents: self.current.steered}
 
     def step(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

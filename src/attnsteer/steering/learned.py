@@ -67,16 +67,21 @@ class LearnedSteering:
     def from_classifier(cls, classifier: RelationClassifier, **settings: Any) -> LearnedSteering:
         """Steer by a classifier, which is frozen; maps are recorded as its settings say.
 
+        The steered window is the one it was trained on, where its settings tell it.
+
         Args:
             classifier: Put into evaluation mode, its weights no longer require gradients.
             settings: Further attributes; they override what the classifier says.
         """
         classifier.requires_grad_(False).eval()
         source = classifier.settings.source
-        own = {
+        own: dict[str, Any] = {
             "recording": Recording(source.layers, classifier.settings.map_size, source.normalise),
             "timesteps": source.timesteps,
         }
+        if source.timesteps and source.num_steps:
+            own["start"] = source.timesteps[0] / source.num_steps
+            own["end"] = (source.timesteps[-1] + 1) / source.num_steps
         return cls(ClassifierObjective(classifier), **{**own, **settings})
 
     @classmethod

@@ -132,14 +132,28 @@ def image_grid(family: Family, patch_size: Any, layout: Layout, tokens: int) -> 
 
     Raises: ValueError if the tokens do not form a picture of the latents' proportions.
     """
+    if family.grid == "none":
+        raise ValueError(
+            f"how image tokens of {family.denoiser} lie in the picture is not known, so it has no attention maps and "
+            "cannot be steered: set `grid` in its family row"
+        )
     latents = layout.arguments[family.latents]
+    padded = isinstance(latents, list)
     if family.grid == "ids":
         ids = layout.arguments["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         target = ids[ids[:, 0] == ids[0, 0]]  # further pictures (references) count up in the first position
         height, width = (int(target[:, axis].unique().numel()) for axis in (1, 2))
         grid = (1, height, width)
+    elif family.grid == "shapes":
+        shape = layout.arguments["img_shapes"][0]  # of the first row; further pictures (references) follow the target
+        frames, height, width = shape[0] if isinstance(shape[0], tuple | list) else shape
+        grid = (int(frames), int(height), int(width))
+    elif family.grid == "sizes":
+        frames, height, width = (int(layout.arguments[name]) for name in ("num_frames", "height", "width"))
+        grid = (frames, height, width)
     elif family.grid == "patches":
+        latents = latents[0][None] if padded else latents
         per_axis = (1, patch_size, patch_size) if isinstance(patch_size, int) else (1, 1, *patch_size)[-3:]
         frames, height, width = (1, 1, *latents.shape[2:])[-3:]
         grid = (frames // per_axis[0], height // per_axis[1], width // per_axis[2])
@@ -149,6 +163,7 @@ def image_grid(family: Family, patch_size: Any, layout: Layout, tokens: int) -> 
             height, width = (height + 1) // 2, (width + 1) // 2
         grid = (1, height, width)
     count = grid[0] * grid[1] * grid[2]
-    if count > tokens or (family.grid != "ids" and count != tokens):
-        raise ValueError(f"{tokens} image tokens do not form a picture for latents of shape {tuple(latents.shape)}")
+    others = padded or family.grid in ("ids", "shapes")  # image tokens may stand before padding or references
+    if count > tokens or (count != tokens and not others):
+        raise ValueError(f"{tokens} image tokens do not form a picture of {grid} frames, rows and columns")
     return grid

@@ -173,25 +173,30 @@ def negative_figures(
     """How often an unwanted attribute shows: without a negative prompt, with CFG's, and with NAG's."""
     from attnsteer.pipeline import guide
 
-    guided, shares = guide(pipe, nag), []
+    guided = guide(pipe, nag)
+    prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
+    plain = detect(pictures(pipe, prompts, steps, guidance_scale))
+    shares = []
     for unwanted in attributes:
-        prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
+        negative = [unwanted] * count
         runs = {
-            "no negative": pictures(pipe, prompts, steps, guidance_scale),
-            "CFG": pictures(pipe, prompts, steps, guidance_scale, negative_prompt=[unwanted] * count),
-            "NAG": pictures(guided, prompts, steps, guidance_scale, nag_negative_prompt=unwanted),
+            "no negative": plain,
+            "CFG": detect(pictures(pipe, prompts, steps, guidance_scale, negative_prompt=negative)),
+            "NAG": detect(pictures(guided, prompts, steps, guidance_scale, nag_negative_prompt=unwanted)),
         }
-        for name, made in runs.items():
-            found = detect(made)
+        for name, found in runs.items():
             shows = sum(any(unwanted in (d.shape.colour, d.shape.attribute) for d in seen) for seen in found)
-            kept = sum(
-                any(d.recognised and d.shape.shape in p for d in seen) for p, seen in zip(prompts, found, strict=True)
-            )
+            kept = sum(_shows(prompt, seen) for prompt, seen in zip(prompts, found, strict=True))
             shares += [
                 Share(f"{steps} steps, {name}: {unwanted} shows", shows, count),
                 Share(f"{steps} steps, {name}: object kept ({unwanted})", kept, count),
             ]
     return shares
+
+
+def _shows(prompt: str, found: Sequence[Detection]) -> bool:
+    """Whether a recognised object of the prompt's shape is there."""
+    return any(d.recognised and d.shape.shape in prompt for d in found)
 
 
 def main() -> None:
@@ -203,7 +208,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes-unet", help="embedded model or diffusers folder")
     parser.add_argument("--count", type=int, default=192, help="pictures per figure")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance-scale", type=float, default=2.5)
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     given = parser.parse_args()

@@ -74,7 +74,7 @@ some of them {" or ".join(ATTRIBUTES)}, on a plain background at 24 x 24 pixels.
 from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained(folder)
-image = pipe("a red circle to the left of a blue square", num_inference_steps=20, guidance_scale=2.5).images[0]
+image = pipe("a red circle to the left of a blue square", num_inference_steps=20, guidance_scale=1.5).images[0]
 ```
 
 **Data.** Drawn on the fly by `attnsteer.world.render`, captioned by `attnsteer.world.captions`. Captions name colours
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--name", default="shapes-unet")
     parser.add_argument("--figures", type=Path, help="JSON written by attnsteer.world.measure")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance-scale", type=float, default=2.5)
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
     given = parser.parse_args()
     folder = publish(given.run, given.name) if given.run else WEIGHTS / given.name
     if given.figures:

@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("rendered", "sampled", "held-out")
 STEPS = 20
-STEERED = tuple(range(10))
+STEERED = tuple(range(4, 10))
+"""Steered steps: earlier ones show too little of the picture, later ones leave too little to move."""
 MAP_SIZE = 12
 
 
@@ -143,7 +144,9 @@ def train(model: Path, work: Path, output: Path, collection: Collection, setting
     """Collect, train, measure on held-out samples of the model, and write the classifier; returns its metrics."""
     pipe = load_pipeline(model)
     folders = collect(pipe, model.name, work, Recording(size=MAP_SIZE), collection)
-    architecture = replace(default_classifier(read_manifest(folders["sampled"])), antisymmetric=True)
+    architecture = default_classifier(read_manifest(folders["sampled"]))
+    source = replace(architecture.source, timesteps=STEERED, num_steps=STEPS)
+    architecture = replace(architecture, antisymmetric=True, source=source)
     classifier = train_classifier(
         [folders["rendered"], folders["sampled"]], work / "classifier", classifier=architecture, settings=settings,
         on_epoch=lambda report: logger.info("%s", report),

@@ -99,3 +99,39 @@ def _svg(parts: Sequence[str], width: int, height: float, title: str) -> str:
         + "".join(parts)
         + "</svg>"
     )
+
+
+def adherence_chart(run: RunFigures) -> str:
+    """Unwanted things absent against subjects kept, for suites of negative prompts; up and to the right is better."""
+    left, top, height, foot = 38, 14, 300, 48
+    wide, tall = NARROW - left - 12, height - top - foot
+    names = ("subject kept", "unwanted thing absent")
+    shares = [[m.further[name] for name in names] for m in run.methods]
+    least = max(0.0, math.floor(min(min(pair) for pair in shares) * 10 - 1e-9) / 10)
+
+    def x(value: float) -> float:
+        return left + 14 + (value - least) / (1 - least + 1e-9) * (wide - 28)
+
+    def y(value: float) -> float:
+        return top + (1 - value) / (1 - least + 1e-9) * tall
+
+    parts = []
+    for number in range(5):
+        value = least + (1 - least) * number / 4
+        parts.append(
+            f'<line x1="{left}" x2="{left + wide}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="grid"/>'
+            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" class="tick" text-anchor="end">{100 * value:.3g}</text>'
+            f'<text x="{x(value):.1f}" y="{height - 26}" class="tick" text-anchor="middle">{100 * value:.3g}</text>'
+        )
+    parts.append(
+        f'<text x="{left + wide / 2}" y="{height - 4}" class="tick" text-anchor="middle">'
+        "across: subject kept, up: unwanted thing absent, in per cent</text>"
+    )
+    for m, (kept, absent) in zip(run.methods, shares, strict=True):
+        anchor, shift = ("end", -11) if x(kept) > left + 0.6 * wide else ("start", 11)
+        parts.append(
+            f'<circle cx="{x(kept):.1f}" cy="{y(absent):.1f}" r="6" fill="{colour(m.method.name)}"/>'
+            f'<text x="{x(kept) + shift:.1f}" y="{y(absent) + 5:.1f}" text-anchor="{anchor}" class="name">'
+            f"{m.method.title}</text>"
+        )
+    return _svg(parts, NARROW, height, "unwanted things absent against subjects kept")

@@ -33,6 +33,7 @@ class MethodFigures:
         evaluations: Denoiser evaluations per picture; a backward pass counts as one more.
         relative: Evaluations over those of the baseline.
         tried: Seeds tried per picture.
+        flops: Floating-point operations of the run's first picture; None if that is not finished.
         against: Comparison with the baseline on the same seeds; None for the baseline itself.
     """
 
@@ -47,6 +48,7 @@ class MethodFigures:
     evaluations: float
     relative: float
     tried: float
+    flops: int | None
     against: Comparison | None
 
 
@@ -140,7 +142,8 @@ def _figures(
         method, _estimate(suite, values, groups if clustered else None), sum(r["correct"] for r in results), kinds,
         _further(suite, results, groups), {name: counted[name] for name in (RIGHT, *FAILURES) if counted[name]},
         _mean(results, "seconds"), _mean(results, "calls"), evaluations,
-        evaluations / _mean(reference, "evaluations"), _mean(results, "tried"), against,
+        evaluations / _mean(reference, "evaluations"), _mean(results, "tried"),
+        next((r["flops"] for r in results if r.get("flops")), None), against,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from attnsteer.evaluate.statistics import Comparison, Estimate
 
 HEADER = (
     "suite", "model", "detector", "method", "kind", "figure", "value", "low", "high", "pictures", "seconds", "calls",
-    "evaluations", "relative_cost", "difference", "difference_low", "difference_high", "p_value",
+    "evaluations", "relative_cost", "flops", "difference", "difference_low", "difference_high", "p_value",
 )  # fmt: skip
 
 
@@ -38,9 +38,27 @@ def probability(comparison: Comparison | None) -> str:
     return "< 0.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}"
 
 
+def equals(comparison: Comparison) -> str:
+    """E.g. "= 0.004" or "< 0.001"."""
+    text = probability(comparison)
+    return text if text.startswith("<") else f"= {text}"
+
+
 def times(ratio: float) -> str:
     """E.g. "3.4 x"."""
     return f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.0f} ×"
+
+
+def operations(count: int | None) -> str:
+    """E.g. "1.4 TFLOP"; empty if unknown."""
+    if count is None:
+        return ""
+    unit, size = next(
+        (unit, size)
+        for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
+        if count >= size or unit == "M"
+    )
+    return f"{count / size:.3g} {unit}FLOP"
 
 
 def seconds(value: float) -> str:
@@ -120,8 +138,8 @@ def _row(run: RunFigures, m: MethodFigures, kind: str, estimate: Estimate, *, wh
     row += [f"{number:.6f}" for number in numbers]
     row.append(estimate.of)
     if not whole:
-        return [*row, *[""] * 8]
-    row += [f"{m.seconds:.4f}", f"{m.calls:.2f}", f"{m.evaluations:.2f}", f"{m.relative:.4f}"]
+        return [*row, *[""] * 9]
+    row += [f"{m.seconds:.4f}", f"{m.calls:.2f}", f"{m.evaluations:.2f}", f"{m.relative:.4f}", m.flops or ""]
     if m.against is None:
         return [*row, "", "", "", ""]
     c = m.against

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from attnsteer import __version__
 from attnsteer.evaluate.report import tables
 from attnsteer.evaluate.report.across import across_runs
-from attnsteer.evaluate.report.charts import colour, interval_chart, trade_off_chart
+from attnsteer.evaluate.report.charts import adherence_chart, colour, interval_chart, trade_off_chart
 from attnsteer.evaluate.report.examples import example_groups
 from attnsteer.evaluate.report.fidelity import FidelityRun, fidelity_markdown, is_fidelity, read_fidelity
 from attnsteer.evaluate.report.figures import RunFigures, read_run
@@ -53,7 +53,7 @@ def page(runs: Sequence[RunFigures], fidelity: Sequence[FidelityRun] = ()) -> st
         loader=PackageLoader("attnsteer.evaluate.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    for name in ("percent", "spread", "points", "probability", "times", "seconds", "caption"):
+    for name in ("percent", "spread", "points", "probability", "times", "seconds", "operations", "caption"):
         environment.filters[name] = getattr(tables, name)
     environment.globals |= {"colour": colour, "outcomes": (RIGHT, *FAILURES)}
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -69,11 +69,38 @@ def page(runs: Sequence[RunFigures], fidelity: Sequence[FidelityRun] = ()) -> st
 def _section(run: RunFigures) -> dict[str, Any]:
     return {
         "intervals": Markup(interval_chart(run)),
-        "trade_off": Markup(trade_off_chart(run)) if len(run.methods) > 2 else "",
+        "charts": _charts(run),
+        "summary": summary(run),
         "groups": example_groups(run),
         "outcomes": [name for name in (RIGHT, *FAILURES) if any(name in m.failures for m in run.methods)],
         **_plain_section(run),
     }
+
+
+def summary(run: RunFigures) -> str:
+    """The comparison that matters most, in a sentence: the best guided method against the baseline."""
+    guided = [m for m in run.methods[1:] if m.method.best_of == 1]
+    if not guided:
+        return ""
+    best, base = max(guided, key=lambda m: m.headline.value), run.methods[0]
+    if best.against is None:
+        return ""
+    verdict = "a difference that chance explains" if best.against.p_value > 0.05 else "more than chance explains"
+    return (
+        f"{best.method.title}: {tables.percent(best.headline.value)} {run.suite.headline}, {base.method.title}:"
+        f" {tables.percent(base.headline.value)}; {tables.points(best.against)} points,"
+        f" {verdict} (p {tables.equals(best.against)}), at {tables.times(best.relative)} the compute."
+    )
+
+
+def _charts(run: RunFigures) -> list[tuple[str, Markup]]:
+    """Titles and drawings beside the failures, where there is something to see."""
+    charts = []
+    if max(m.relative for m in run.methods) > 1.1 * min(m.relative for m in run.methods):
+        charts.append(("What it costs", Markup(trade_off_chart(run))))
+    if all("subject kept" in m.further for m in run.methods):
+        charts.append(("Obeying, without losing the subject", Markup(adherence_chart(run))))
+    return charts
 
 
 def _plain_section(run: RunFigures | FidelityRun) -> dict[str, Any]:
