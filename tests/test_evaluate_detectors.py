@@ -1,5 +1,8 @@
 """Detectors on tiny random models, and their post-processing on hand-made logits."""
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,8 @@ from attnsteer.evaluate.detectors import make_detector
 from attnsteer.evaluate.detectors.mask2former import Mask2Former, instances, prepared
 from attnsteer.evaluate.detectors.open_vocabulary import GroundingDino, Owl, padded_square
 from attnsteer.evaluate.detectors.shapes import ShapesDetector
+from attnsteer.evaluate.detectors.vision_language import VisionLanguageModel
+from attnsteer.evaluate.scoring.boxes import Box
 from attnsteer.evaluate.scoring.geneval import judge_position
 from attnsteer.world.render import render
 from attnsteer.world.scene import Shape
@@ -157,6 +162,46 @@ def test_shapes_detector_sees_what_was_drawn():
         ShapesDetector()(pictures[:1], [["red cat"]])
     with pytest.raises(ValueError, match="one size"):
         ShapesDetector()([noise(8, 8), noise(16, 16)], [[], []])
+
+
+class Answers:
+    """Stands in for a vision-language model: logits that depend on the word asked for."""
+
+    device = "cpu"
+    words = {"yes": 0, "Yes": 1, "no": 2, "No": 3}
+
+    def __init__(self, logits):
+        self.logits, self.asked, self.tokenizer = logits, [], self
+
+    def encode(self, word, add_special_tokens):
+        return [self.words[word]] if word in self.words else [8, 9]
+
+    def apply_chat_template(self, messages, **_):
+        (message,) = messages
+        picture, text = message["content"]
+        assert picture["image"].mode == "RGB"
+        self.asked.append(text["text"])
+        return self
+
+    def to(self, device):
+        return {}
+
+    def __call__(self):
+        logits = torch.tensor(self.logits["wheel" in self.asked[-1]])
+        return SimpleNamespace(logits=torch.stack([torch.zeros(4), logits])[None])
+
+
+def test_a_vision_language_model_is_asked_about_presence():
+    # e^2 + e^1 against e^0 + e^0, and the other way round.
+    answers = Answers({True: [2.0, 1.0, 0.0, 0.0], False: [0.0, 0.0, 2.0, 1.0]})
+    judge = VisionLanguageModel(answers, answers, "vlm (toy)")
+    (boxes,) = judge([noise(30, 20)], [["wheel", "apple"]])
+    share = (math.e**2 + math.e) / (math.e**2 + math.e + 2)
+    assert boxes == [Box("wheel", pytest.approx(share, abs=1e-6), 0, 0, 30, 20)]
+    assert answers.asked[1] == "Is there an apple in this picture? Answer with yes or no only."
+    answers.words = {"yes": 0}
+    with pytest.raises(ValueError, match="no single token for 'no'"):
+        judge.probability(noise(8, 8), "wheel")
 
 
 def test_detectors_by_name():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch._dynamo.utils import counters
 
 from attnsteer import NAG, UnsupportedModelError, guide, guide_denoiser
@@ -531,7 +532,15 @@ def test_a_compiled_denoiser_is_compiled_once_for_guidance(name):
     assert torch.equal(generate(pipe, name), plain)
 
 
-def test_a_processor_or_backend_changed_between_calls_is_respected():
+@pytest.fixture
+def active_backend():
+    """diffusers makes a model's backend the one of all models without their own: put it back."""
+    active = _AttentionBackendRegistry._active_backend
+    yield
+    _AttentionBackendRegistry._active_backend = active
+
+
+def test_a_processor_or_backend_changed_between_calls_is_respected(active_backend):
     pipe = build("flux")
     guided = guide(pipe, RULE)
     expected = generate(guided, "flux", nag_negative_prompt=NEGATIVE)

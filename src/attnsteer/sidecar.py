@@ -74,7 +74,11 @@ class SideCar:
         def run(*args: Any, **kwargs: Any) -> Any:
             negative, layout = self.negative, self.seam.layout
             self._images = None
-            if self._rehearsing or layout is None or (negative is None and not self.family.trim):
+            if self._rehearsing or layout is None:
+                return forward(*args, **kwargs)
+            if self.family.rowwise and layout.batch > 1 and self.seam.readers:
+                raise ValueError(f"attention maps of {self.family.denoiser}: give one prompt, and no CFG in one batch")
+            if negative is None and not self.family.trim:
                 return forward(*args, **kwargs)
             arguments = named_arguments(self.denoiser, args, kwargs)
             if not self.family.rowwise or layout.batch == 1 and not self.family.trim:

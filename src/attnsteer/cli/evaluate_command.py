@@ -22,8 +22,8 @@ def evaluate(
     detector: Annotated[
         str | None,
         typer.Option(
-            help="mask2former, owlv2, owlvit, grounding-dino or shapes, or NAME:MODEL for other weights. Default: the"
-            " suite's.", rich_help_panel=_SUITE,
+            help="mask2former, owlv2, owlvit, grounding-dino, vlm, shapes; or NAME:MODEL for other weights. Default:"
+            " the suite's.", rich_help_panel=_SUITE,
         ),
     ] = None,
     prompts: Annotated[

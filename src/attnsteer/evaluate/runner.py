@@ -126,6 +126,8 @@ class _Bench:
         self.batch, self.suite = evaluation.batch, find_suite(evaluation.suite)
         self.studio = Studio(evaluation)
         self.detector = make_detector(evaluation.detector or self.suite.detector, self.studio.model.device)
+        if not getattr(self.detector, "places", True) and not self.suite.name.endswith("negatives"):
+            raise ValueError(f"{self.detector.name} does not say where things are; use it for negative prompts only")
 
     def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
         for first in range(0, len(items), self.batch):

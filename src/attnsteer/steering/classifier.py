@@ -167,14 +167,20 @@ class RelationClassifier(nn.Module):  # type: ignore[misc]
         classifier.eval()
         return classifier
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json, model.safetensors and a model card, and metrics.json if `metrics` is set.
 
         The folder is made if needed; files of the same names are replaced.
+
+        Args:
+            folder: Where to.
+            dtype: Floating type of the stored weights; None keeps theirs. They are loaded as float32 all the same.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        if dtype is not None:
+            state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(self.settings.to_json(), indent=2) + "\n", "utf-8")
         if self.metrics is not None:

@@ -202,6 +202,7 @@ def _shows(prompt: str, found: Sequence[Detection]) -> bool:
 def main() -> None:
     """Command line."""
     from attnsteer.negative.nag import NAG
+    from attnsteer.steering.descent import LeanRule, PublishedRule
     from attnsteer.steering.learned import LearnedSteering
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,8 +218,13 @@ def main() -> None:
     if "base" in given.parts:
         lines += _shown(base_figures(pipe, given.count, given.steps, given.guidance_scale))
     if "steering" in given.parts:
-        method = LearnedSteering.from_pretrained(steering_folder(given.model))
-        lines += _shown(steering_figures(pipe, method, "lean", given.count, given.steps, given.guidance_scale))
+        folder = steering_folder(given.model)
+        for name, rule, count in (
+            ("lean", LeanRule(), given.count),
+            ("published rule", PublishedRule(step_size=5.0), min(given.count, BATCH)),
+        ):
+            method = LearnedSteering.from_pretrained(folder, rule=rule)
+            lines += _shown(steering_figures(pipe, method, name, count, given.steps, given.guidance_scale))
     if "negative" in given.parts:
         for steps in (4, 20):
             lines += _shown(negative_figures(pipe, given.count, steps, given.guidance_scale, NAG()))

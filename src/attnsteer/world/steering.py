@@ -152,7 +152,7 @@ def train(model: Path, work: Path, output: Path, collection: Collection, setting
         on_epoch=lambda report: logger.info("%s", report),
     )  # fmt: skip
     classifier.metrics = evaluate_classifier(classifier, [folders["held-out"]])
-    classifier.save_pretrained(output)
+    classifier.save_pretrained(output, dtype=torch.float16)
     return classifier.metrics
 
 

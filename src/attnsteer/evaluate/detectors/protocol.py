@@ -12,9 +12,10 @@ NAMES: Final = {
     "owlv2": "google/owlv2-base-patch16-ensemble",
     "owlvit": "google/owlvit-base-patch32",
     "grounding-dino": "IDEA-Research/grounding-dino-tiny",
+    "vlm": "Qwen/Qwen2.5-VL-7B-Instruct",
     "shapes": "",
 }
-"""Names, and the models they stand for on the Hub; "owlvit" is VISOR's detector."""
+"""Names, and the models they stand for on the Hub; "owlvit" is VISOR's detector, "vlm" judges presence only."""
 
 
 class Detector(Protocol):
@@ -57,6 +58,10 @@ def make_detector(name: str, device: str = "cpu") -> Detector:
         from attnsteer.evaluate.detectors.mask2former import Mask2Former
 
         return Mask2Former.load(model or NAMES[kind], device)
+    if kind == "vlm":
+        from attnsteer.evaluate.detectors.vision_language import VisionLanguageModel
+
+        return VisionLanguageModel.load(model or NAMES[kind], device)
     from attnsteer.evaluate.detectors.open_vocabulary import GroundingDino, Owl
 
     made: Detector = (GroundingDino if kind == "grounding-dino" else Owl).load(model or NAMES[kind], device)
