@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from attnsteer.attention import Layout, Seam
+from attnsteer.block_call import BlockCall, entry_at, with_entry
 from attnsteer.changes import Attribute, Change, Hook
 from attnsteer.families import Block, Family, Part
 from attnsteer.inject import fresh, inserted, named_arguments
-
-Path = tuple[str, ...]
 
 
 class SideCar:
@@ -40,7 +39,7 @@ class SideCar:
     def __init__(self, denoiser: nn.Module, family: Family, seam: Seam) -> None:
         self.denoiser, self.family, self.seam = denoiser, family, seam
         self.negative: dict[str, Any] | None = None
-        self._noted: dict[str, _Call] = {}
+        self._noted: dict[str, BlockCall] = {}
         self._carried: Tensor | None = None
         self._entering: dict[str, Tensor | None] = {}
         self._images: int | None = None
@@ -129,7 +128,7 @@ class SideCar:
 
         @functools.wraps(forward)
         def ride(*args: Any, **kwargs: Any) -> Any:
-            call = _Call(names, args, kwargs)
+            call = BlockCall(names, args, kwargs)
             if self._rehearsing:
                 self._noted[name] = call
                 return _stand_in(block, call)
@@ -149,13 +148,13 @@ class SideCar:
 
         return ride
 
-    def _length(self, block: Block, call: "_Call") -> int:
+    def _length(self, block: Block, call: BlockCall) -> int:
         part = next(part for part in block.parts if part.text != "none")
         size = int(call.get(call.paths(part)[0]).shape[part.axis])
         others = (self._images or 0) + self.family.extra_tokens
         return size if part.text == "all" else size - others
 
-    def _insert(self, block: Block, call: "_Call", noted: "_Call", positive: int, negative: int) -> None:
+    def _insert(self, block: Block, call: BlockCall, noted: BlockCall, positive: int, negative: int) -> None:
         for part in block.parts:
             if part.text == "none":
                 continue
@@ -191,64 +190,14 @@ class SideCar:
             if part.text == "none" or part.output is None:
                 continue
             path = tuple(part.output.split(".")) if part.output else ()
-            tokens = _get(output, path)
+            tokens = entry_at(output, path)
             start = positive if part.text == "first" else tokens.shape[part.axis] - negative
             before, text, after = tokens.split(
                 [start, negative, tokens.shape[part.axis] - start - negative], part.axis
             )
             self._carried = text
-            output = _set(output, path, torch.cat([before, after], part.axis))
+            output = with_entry(output, path, torch.cat([before, after], part.axis))
         return output
-
-
-class _Call:
-    """The arguments of a block call, by name, at the places where they were given."""
-
-    def __init__(self, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.names, self.args, self.kwargs = names, args, dict(kwargs)
-
-    def paths(self, part: Part) -> list[Path]:
-        """Where the tensors of a part are; none if the argument is not given."""
-        path = tuple(part.name.split("."))
-        if path[-1] != "*":
-            return [path]
-        found = self.get(path[:-1])
-        return [] if found is None else [(*path[:-1], str(i)) for i in range(len(found))]
-
-    def get(self, path: Path) -> Any:
-        """The value at a path; None if there is none."""
-        if path[0] in self.kwargs:
-            return _get(self.kwargs[path[0]], path[1:])
-        place = self.names.index(path[0])
-        return _get(self.args[place], path[1:]) if place < len(self.args) else None
-
-    def set(self, path: Path, value: Any) -> None:
-        """Replace the value at a path; containers are copied."""
-        place = self.names.index(path[0])
-        if path[0] not in self.kwargs and place < len(self.args):
-            new = _set(self.args[place], path[1:], value)
-            self.args = (*self.args[:place], new, *self.args[place + 1 :])
-        else:
-            self.kwargs[path[0]] = _set(self.kwargs.get(path[0]), path[1:], value)
-
-
-def _get(value: Any, path: Path) -> Any:
-    for key in path:
-        if value is None:
-            return None
-        value = value.get(key) if isinstance(value, dict) else value[int(key)]
-    return value
-
-
-def _set(value: Any, path: Path, new: Any) -> Any:
-    if not path:
-        return new
-    if isinstance(value, dict) or value is None:
-        held = value or {}
-        return {**held, path[0]: _set(held.get(path[0]), path[1:], new)}
-    place = int(path[0])
-    entries = [_set(entry, path[1:], new) if i == place else entry for i, entry in enumerate(value)]
-    return tuple(entries) if isinstance(value, tuple) else entries
 
 
 def _is_block(name: str, module: nn.Module, block: Block) -> bool:
@@ -256,7 +205,7 @@ def _is_block(name: str, module: nn.Module, block: Block) -> bool:
     return same_depth and fnmatchcase(name, block.modules) and block.cls in ("", type(module).__name__)
 
 
-def _stand_in(block: Block, call: _Call) -> Any:
+def _stand_in(block: Block, call: BlockCall) -> Any:
     returned = {}
     for part in block.parts:
         if part.output is not None:
