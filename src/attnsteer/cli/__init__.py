@@ -6,10 +6,12 @@ import typer
 
 from attnsteer import __version__
 from attnsteer.cli.doctor import doctor as doctor_command
+from attnsteer.cli.evaluate_command import evaluate as evaluate_command
 from attnsteer.cli.generate import generate as generate_command
 from attnsteer.cli.heatmap import heatmap as heatmap_command
 from attnsteer.cli.models import models as models_command
 from attnsteer.cli.parse import parse as parse_command
+from attnsteer.cli.report_command import report as report_command
 
 main = typer.Typer(
     name="attnsteer",
@@ -22,6 +24,8 @@ main = typer.Typer(
 main.command("generate")(generate_command)
 main.command("heatmap")(heatmap_command)
 main.command("parse")(parse_command)
+main.command("evaluate")(evaluate_command)
+main.command("report")(report_command)
 main.command("models")(models_command)
 main.command("doctor")(doctor_command)
 

@@ -1,8 +1,8 @@
 """The demo: `python -m attnsteer.world.demo --output demo` draws a sheet with the embedded model and counts.
 
-Each row of the sheet is one prompt with one seed: the stock pipeline, with NAG, steered, and with both. The exact
-detector's verdicts stand under the pictures. The examples were chosen to show something; the figures printed below
-them are counted over prompts that were not.
+The sheet shows prompts that the stock pipeline gets wrong, beside the same seed with steering or with a negative
+prompt. The exact detector's verdicts stand above the pictures. The examples were chosen to show something; the figures
+that are printed are counted over prompts that were not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
 
 @dataclass(frozen=True)
 class Example:
-    """A row of the sheet."""
+    """One prompt with one seed; the negative prompt may be empty."""
 
     prompt: str
     negative: str
@@ -37,9 +37,8 @@ class Example:
 
 
 EXAMPLES = (
-    Example("a red circle to the left of a blue square", "outline", 7),
-    Example("a green triangle above a yellow circle", "blurry", 3),
-    Example("a circle", "red", 5),
+    (Example("a red circle to the left of a blue square", "", 4), Example("a circle", "red", 0)),
+    (Example("a green triangle above a yellow circle", "", 3), Example("a green triangle", "outline", 8)),
 )
 
 
@@ -68,8 +67,8 @@ def _named(words: str, found: Sequence[Detection]) -> Detection | None:
 
 
 def sheet(model: Any, example: Example) -> Image.Image:
-    """One example: off, NAG, steered and both, with heat maps and verdicts."""
-    request = Request(example.prompt, negative=example.negative, seed=example.seed)
+    """One example: off beside NAG, steered, or both, with heat maps and verdicts."""
+    request = Request(example.prompt, negative=example.negative or None, seed=example.seed)
     planned = plan(request, model.source.classifier)
     request = resolve(request, model)
     shown = run_variants(request, model, planned)
@@ -77,15 +76,19 @@ def sheet(model: Any, example: Example) -> Image.Image:
     return comparison_sheet(request, planned, shown, badges=badges)
 
 
-def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets below each other, as wide as the widest."""
-    width = max(one.width for one in sheets)
-    whole = Image.new("RGB", (width, sum(one.height for one in sheets)), sheets[0].getpixel((0, 0)))
+def joined(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Sheets in rows and columns on one paper."""
+    widths = [sum(one.width for one in row) for row in rows]
+    heights = [max(one.height for one in row) for row in rows]
+    paper = Image.new("RGB", (max(widths), sum(heights)), rows[0][0].getpixel((0, 0)))
     top = 0
-    for one in sheets:
-        whole.paste(one, (0, top))
-        top += one.height
-    return whole
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for one in row:
+            paper.paste(one, (left, top))
+            left += one.width
+        top += height
+    return paper
 
 
 def figures(model: Any, count: int) -> list[Share]:
@@ -112,8 +115,8 @@ def main() -> None:
     model.pipe.set_progress_bar_config(disable=True)
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "sheet.png"
-    write_png(stacked([sheet(model, example) for example in EXAMPLES]), path, {}, overwrite=True)
-    sys.stdout.write(f"{path}: {len(EXAMPLES)} prompts, each off | NAG | steered | both with one seed\n\n")
+    write_png(joined([[sheet(model, example) for example in row] for row in EXAMPLES]), path, {}, overwrite=True)
+    sys.stdout.write(f"{path}: prompts that come out wrong, and the same seeds steered, or with a negative prompt\n\n")
     sys.stdout.write(f"Counted over {given.count} held-out prompts (95 % intervals):\n")
     for share in figures(model, given.count):
         sys.stdout.write(f"  {share}\n")

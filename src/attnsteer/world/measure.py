@@ -98,11 +98,23 @@ def pairs(count: int, seed: int = 77) -> Pairs:
     return Pairs([f"{phrase(a)} {w} {phrase(b)}" for (a, b), w in zip(scenes, words, strict=True)], scenes, words)
 
 
-def pictures(generate: Generate, prompts: Sequence[str], steps: int, guidance_scale: float, **keywords: Any) -> Tensor:
-    """One picture per prompt, (prompts, 3, size, size) in [0, 1]; prompt i has seed FIRST_SEED + i."""
+def pictures(
+    generate: Generate,
+    prompts: Sequence[str],
+    steps: int,
+    guidance_scale: float,
+    negative_prompt: str | None = None,
+    **keywords: Any,
+) -> Tensor:
+    """One picture per prompt, (prompts, 3, size, size) in [0, 1]; prompt i has seed FIRST_SEED + i.
+
+    `negative_prompt` is CFG's, the same for all.
+    """
     made = []
     for first in range(0, len(prompts), BATCH):
         chunk = list(prompts[first : first + BATCH])
+        if negative_prompt is not None:  # stock pipelines want a list beside a list
+            keywords["negative_prompt"] = [negative_prompt] * len(chunk)
         generators = [torch.Generator().manual_seed(FIRST_SEED + first + i) for i in range(len(chunk))]
         made.append(
             generate(
@@ -178,10 +190,9 @@ def negative_figures(
     plain = detect(pictures(pipe, prompts, steps, guidance_scale))
     shares = []
     for unwanted in attributes:
-        negative = [unwanted] * count
         runs = {
             "no negative": plain,
-            "CFG": detect(pictures(pipe, prompts, steps, guidance_scale, negative_prompt=negative)),
+            "CFG": detect(pictures(pipe, prompts, steps, guidance_scale, negative_prompt=unwanted)),
             "NAG": detect(pictures(guided, prompts, steps, guidance_scale, nag_negative_prompt=unwanted)),
         }
         for name, found in runs.items():
