@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnsteer.evaluate.statistics import Share
 from attnsteer.world.captions import phrase
 from attnsteer.world.detect import Detection, detect
 from attnsteer.world.models import embedded_models, model_folder, steering_folder
@@ -28,33 +28,6 @@ from attnsteer.world.scene import ATTRIBUTES, COLOURS, RELATIONS, SHAPES, Scene,
 FIRST_SEED = 5_000_000
 BATCH = 48
 Generate = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of right answers with its Wilson 95 % interval."""
-
-    name: str
-    right: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        """Right / of."""
-        return self.right / self.of if self.of else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson score interval at 95 %. Source: Wilson 1927, JASA 22."""
-        if not self.of:
-            return math.nan, math.nan
-        z, n, p = 1.959964, self.of, self.value
-        centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.name:58s} {self.value:6.1%}  [{low:.1%}, {high:.1%}]  {self.right} of {self.of}"
 
 
 @dataclass(frozen=True)
@@ -182,18 +155,21 @@ def negative_figures(
     nag: Any,
     attributes: Sequence[str] = (*COLOURS, *ATTRIBUTES),
 ) -> list[Share]:
-    """How often an unwanted attribute shows: without a negative prompt, with CFG's, and with NAG's."""
+    """How often an unwanted attribute shows without any guidance, with CFG's negative prompt, and with NAG's.
+
+    NAG runs without CFG, as it does in few-step models; `guidance_scale` is that of the CFG runs.
+    """
     from attnsteer.pipeline import guide
 
     guided = guide(pipe, nag)
     prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
-    plain = detect(pictures(pipe, prompts, steps, guidance_scale))
+    plain = detect(pictures(pipe, prompts, steps, 1.0))
     shares = []
     for unwanted in attributes:
         runs = {
-            "no negative": plain,
+            "unguided": plain,
             "CFG": detect(pictures(pipe, prompts, steps, guidance_scale, negative_prompt=unwanted)),
-            "NAG": detect(pictures(guided, prompts, steps, guidance_scale, nag_negative_prompt=unwanted)),
+            "NAG": detect(pictures(guided, prompts, steps, 1.0, nag_negative_prompt=unwanted)),
         }
         for name, found in runs.items():
             shows = sum(any(unwanted in (d.shape.colour, d.shape.attribute) for d in seen) for seen in found)
