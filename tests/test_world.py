@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from attnsteer import parse_relations
+from attnsteer.evaluate.statistics import Share
 from attnsteer.world.captions import WORDS, caption, phrase, random_pair
 from attnsteer.world.detect import detect
-from attnsteer.world.measure import Share, find_pair, pairs
+from attnsteer.world.measure import find_pair, pairs
 from attnsteer.world.models import UNetSize
 from attnsteer.world.render import object_masks, render
 from attnsteer.world.scene import COLOURS, RELATIONS, SHAPES, Shape, random_scene, relations_between

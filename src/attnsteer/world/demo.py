@@ -20,9 +20,10 @@ from PIL import Image
 
 from attnsteer.compare import Request, comparison_sheet, find_model, open_model, plan, resolve, run_variants
 from attnsteer.compare.run import Picture, Plan
+from attnsteer.evaluate.statistics import Share
 from attnsteer.pictures import Badge, write_png
 from attnsteer.world.detect import Detection, detect
-from attnsteer.world.measure import Share, negative_figures, pairs, pictures, relation_figures
+from attnsteer.world.measure import negative_figures, pairs, pictures, relation_figures
 from attnsteer.world.models import DEFAULT_MODEL
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
 
