@@ -1,6 +1,6 @@
 """What an embedded model can do, with and without guidance: `python -m attnsteer.world.measure --model shapes-unet`.
 
-Prompts and seeds are drawn from ranges of their own, never used for training or tuning. Every share comes with its
+Prompts and seeds are drawn from ranges of their own, never used for training. Every share comes with its
 Wilson 95 % interval. Pictures are judged by the exact detector.
 """
 
