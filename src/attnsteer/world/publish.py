@@ -83,7 +83,8 @@ purpose in {WRONG:.0%} of the cases, so the model knows objects but not relation
 
 **Training.** `python -m attnsteer.world.train --output RUN`; seed, settings and losses: `training/log.jsonl`. The
 run was stopped and resumed with another number of threads, and the tokenizer was not deterministic then (its order of
-rare tokens; the one in this folder is the one it ended with), so a repetition will not agree bit for bit. The autoencoder is set by hand to pass pixels through; the latents are the picture.
+rare tokens; the one in this folder is the one it ended with), so a repetition will not agree bit for
+bit. The autoencoder is set by hand to pass pixels through; the latents are the picture.
 
 **Measured** by `python -m attnsteer.world.measure` with prompts and seeds that were not used for training (Wilson 95 %
 intervals). They are not untouched: the guidance scale was chosen on 48 of these prompts, and the negative figures were
