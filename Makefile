@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two processes of one thread each are faster than one of two.
+WORKERS ?= 2
 
 .PHONY: demo test check lint types bench evaluate clean
 
@@ -16,7 +18,7 @@ demo: $(STAMP)  ## draw the demo sheet with the embedded model into demo/
 	$(BIN)/python -m attnsteer.world.demo --output demo
 
 test: $(STAMP)  ## the test suite (CPU, offline)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests

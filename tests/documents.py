@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import attnsteer.world.models
+from attnsteer.steering import published
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings
 from attnsteer.steering.relations import RELATIONS
@@ -81,6 +82,8 @@ def offline(folder: Path) -> Iterator[None]:
         patch.setattr(DiffusionPipeline, "to", lambda pipe, *args, **kwargs: pipe)
         for name in set(CHECKPOINTS.values()):
             _shrink(type(build(name)), CALLS[name], patch)
+        short = {key: replace(schedule, text_length=12) for key, schedule in published.PUBLISHED_SCHEDULES.items()}
+        patch.setattr(published, "PUBLISHED_SCHEDULES", short)
         _classifier(channels=64).save_pretrained(folder / "my-classifier")
         torch.save(random_checkpoint(), folder / "flux_schnell.pth")
         if not attnsteer.world.models.embedded_models():

@@ -385,6 +385,39 @@ def test_models_and_doctor_speak_json():
 # --- settings ---
 
 
+@pytest.mark.parametrize(
+    ("words", "negative", "shown"),
+    [
+        (["blurry"], "blurry", "blurry"),
+        (["blurry=1"], "blurry", "blurry"),
+        (["blurry=0.5"], {"blurry": 0.5}, "blurry (0.5)"),
+        (["blurry", "a=b text=0.25"], {"blurry": 1.0, "a=b text": 0.25}, "blurry, a=b text (0.25)"),
+    ],
+)
+def test_negative_prompts_have_weights(words, negative, shown):
+    request = build_request({"prompt": "a cat", "negative": words})
+    assert request.negative == negative
+    assert request.negative_text == shown
+    assert Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    assert f"Negative prompt: {shown}" in request.parameters_text()
+
+
+@pytest.mark.parametrize("negative", [{}, {"blurry": -1.0}, {"blurry": "much"}, 3])
+def test_bad_weights_of_negative_prompts_are_refused(negative):
+    with pytest.raises(RequestError, match="weights >= 0"):
+        Request("a cat", negative=negative)
+
+
+def test_presets_are_listed_with_their_source():
+    presets = run_json("models", "--presets")["presets"]
+    flux = next(row for row in presets if (row["model"], row["method"]) == ("FLUX.1", "NAG"))
+    assert flux["settings"] == {"scale": 5.0, "tau": 2.5, "alpha": 0.25}
+    assert "2505.21179" in flux["source"]
+    text = run("models", "--presets").stdout
+    assert "FLUX.1  NAG: scale 5, tau 2.5, alpha 0.25" in text
+    assert "VSF: scale" in text
+
+
 def test_given_options_win_over_nothing():
     assert build_request({"prompt": "a dog", "seed": None}, steer=False).steer == "off"
     extra = build_request({"prompt": "a dog"}, extra=["a=1", "b=x=y", "c=null"]).extra

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from attnsteer.attention import text_layers
 from attnsteer.families import family_of
 from attnsteer.install import record_maps
+from attnsteer.layers import text_layers
 from attnsteer.steering.collect import PairPrompt, joined, noised_maps, sampled_maps
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.relations import Span
@@ -190,5 +190,5 @@ def test_requests_that_cannot_be_met_are_errors(action, message):
 
 
 def test_denoisers_that_do_not_see_the_autoencoders_latents_are_an_error():
-    with pytest.raises(ValueError, match="cannot be noised for FluxPipeline yet"):
-        collect(pointed("flux"))
+    with pytest.raises(ValueError, match="given pictures cannot be used with WanPipeline yet"):
+        collect(pointed("wan"))

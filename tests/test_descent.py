@@ -11,22 +11,24 @@ from attnsteer.steering.descent import Judgement, LeanRule, PublishedRule
 def bowl(minimum, curvature=1.0):
     """One relation with L = curvature / 2 |x - minimum|^2 and p = exp(-L)."""
 
-    def judge(x):
-        loss = curvature / 2 * (x - minimum).flatten(1).square().sum(dim=1, keepdim=True)
+    def judge(x, rows=None):
+        here = minimum if rows is None or len(minimum) == 1 else minimum[rows]
+        loss = curvature / 2 * (x - here).flatten(1).square().sum(dim=1, keepdim=True)
         return Judgement(loss, (-loss).exp(), torch.ones_like(loss, dtype=torch.bool))
 
     return judge
 
 
 class Counted:
-    """A judge that keeps the points it was asked about."""
+    """A judge that keeps the points it was asked about, and of which rows."""
 
     def __init__(self, judge):
-        self.judge, self.points = judge, []
+        self.judge, self.points, self.rows = judge, [], []
 
-    def __call__(self, x):
+    def __call__(self, x, rows=None):
         self.points.append(x.detach().clone())
-        return self.judge(x)
+        self.rows.append(list(range(len(x))) if rows is None else rows.tolist())
+        return self.judge(x, rows)
 
 
 def angle(first, second):
@@ -61,10 +63,11 @@ def test_lean_descent_lowers_the_loss_and_keeps_the_norm():
     minimum *= x.norm(dim=1, keepdim=True) / minimum.norm(dim=1, keepdim=True)  # on the shell, so it can be reached
     judge = Counted(bowl(minimum, 0.01))
     result = LeanRule(iterations=40, step_size=0.1, probability=0.999)(judge, x, 0)
-    losses = torch.stack([judge.judge(point).losses[:, 0] for point in judge.points])
-    assert (losses.amin(dim=0) < 0.02 * losses[0]).all()
-    for point in judge.points:
-        torch.testing.assert_close(point.norm(dim=1), x.norm(dim=1))
+    assert (
+        0.005 * (result.latents - minimum).square().sum(dim=1) < 0.02 * 0.005 * (x - minimum).square().sum(1)
+    ).all()
+    for point, rows in zip(judge.points, judge.rows, strict=True):
+        torch.testing.assert_close(point.norm(dim=1), x[rows].norm(dim=1))
     assert (angle(result.latents, minimum) < 0.1).all()
 
 
@@ -103,7 +106,7 @@ def test_satisfied_rows_do_not_move_by_a_bit_and_end_the_descent():
 
 
 def test_a_row_stops_once_its_least_probable_relation_is_probable_enough():
-    def judge(x):
+    def judge(x, rows=None):
         """Two relations: p = x_0 and p = x_1, by the losses -log p."""
         losses = -x[:, :2].log()
         return Judgement(losses, x[:, :2], torch.ones_like(losses, dtype=torch.bool))
@@ -113,12 +116,13 @@ def test_a_row_stops_once_its_least_probable_relation_is_probable_enough():
     result = LeanRule(probability=0.9, iterations=30, step_size=0.05)(judged, x, 0)
     torch.testing.assert_close(result.before, torch.tensor([0.5, 0.92]))
     assert result.iterations < 30 and (result.after >= 0.9).all()
-    assert torch.equal(result.latents, judged.points[-1])
+    assert torch.equal(result.latents[:1], judged.points[-1])
     assert torch.equal(result.latents[1], x[1])
+    assert judged.rows[0] == [0, 1] and all(rows == [0] for rows in judged.rows[1:])
 
 
 def test_the_worst_relation_alone_gives_the_gradient():
-    def judge(x):
+    def judge(x, rows=None):
         losses = torch.stack([x[:, 0], 2 * x[:, 1]], dim=1)
         return Judgement(losses, torch.zeros_like(losses), torch.ones_like(losses, dtype=torch.bool))
 
@@ -129,8 +133,33 @@ def test_the_worst_relation_alone_gives_the_gradient():
     torch.testing.assert_close(both - x, -0.1 * math.sqrt(2) * torch.tensor([[1.0, 2.0]]) / math.sqrt(5))
 
 
+def test_relations_can_take_turns_in_the_lean_rule():
+    """L_k = k x_k^2 / 2 by turns: the first step is along the first axis, the second along the second."""
+    x = torch.tensor([[1.0, 1.0]])
+
+    def judge(point, rows=None):
+        losses = 0.5 * torch.tensor([1.0, 2.0]) * point.square()
+        return Judgement(losses, torch.zeros_like(losses), torch.ones_like(losses, dtype=torch.bool))
+
+    rule = LeanRule(iterations=2, step_size=0.1, keep_norm=False, joint="alternate")
+    length = 0.1 * math.sqrt(2)
+    torch.testing.assert_close(rule(judge, x, 0).latents, torch.tensor([[1 - length, 1 - length]]))
+
+
+def test_steps_can_have_the_length_of_the_gradient():
+    x, minimum = torch.randn(2, 9), torch.randn(2, 9)
+    rule = LeanRule(iterations=1, step_size=1.5, keep_norm=False, normalised=False)
+    torch.testing.assert_close(rule(bowl(minimum, 0.2), x, 0).latents, x - 1.5 * 0.2 * (x - minimum))
+
+
+def test_without_a_probability_all_iterations_are_used():
+    x = torch.randn(2, 9)
+    result = LeanRule(iterations=5, probability=None)(bowl(x + 1e-4), x, 0)
+    assert result.iterations == 5 and result.after.min() > 0.999
+
+
 def test_relations_a_row_does_not_have_do_not_move_it():
-    def judge(x):
+    def judge(x, rows=None):
         wanted = torch.tensor([[True, False], [True, True]])
         losses = torch.stack([x[:, 0], x[:, 1]], dim=1)
         return Judgement(losses, torch.zeros_like(losses).masked_fill(~wanted, 1.0), wanted)
@@ -145,9 +174,9 @@ def test_narrow_latents_are_judged_in_their_own_type(dtype):
     x, minimum = torch.randn(2, 64).to(dtype), torch.randn(2, 64).to(dtype)
     seen = []
 
-    def judge(point):
+    def judge(point, rows=None):
         seen.append(point.dtype)
-        return bowl(minimum, 0.01)(point)
+        return bowl(minimum, 0.01)(point, rows)
 
     for rule in (LeanRule(iterations=5, probability=0.999), PublishedRule(0.5, (1e-3,), 5)):
         result = rule(judge, x, 0)
@@ -161,7 +190,7 @@ def test_narrow_latents_are_judged_in_their_own_type(dtype):
 
 def test_flat_losses_leave_the_latents_where_they_are():
     x = torch.randn(2, 5)
-    flat = LeanRule(iterations=2)(lambda p: bowl(torch.zeros(1))(p * 0 + 1), x, 0)
+    flat = LeanRule(iterations=2)(lambda p, rows=None: bowl(torch.zeros(1))(p * 0 + 1), x, 0)
     torch.testing.assert_close(flat.latents, x)
 
 
@@ -199,12 +228,13 @@ def judge_rows(rows, counts):
     """A judge of a batch from one `losses_of` per row."""
     most = max(counts)
 
-    def judge(x):
+    def judge(x, chosen=None):
         padded = []
-        for row, losses_of, count in zip(x, rows, counts, strict=True):
+        asked = range(len(rows)) if chosen is None else chosen.tolist()
+        for row, losses_of, count in zip(x, [rows[i] for i in asked], [counts[i] for i in asked], strict=True):
             padded.append(torch.stack([*losses_of(row)[:count], *[row.sum() * 0] * (most - count)]))
         losses = torch.stack(padded)
-        wanted = torch.arange(most)[None] < torch.tensor(counts)[:, None]
+        wanted = torch.arange(most)[None] < torch.tensor([counts[i] for i in asked])[:, None]
         return Judgement(losses, (-losses).exp(), wanted)
 
     return judge
@@ -276,6 +306,7 @@ def test_batch_rows_do_not_depend_on_each_other(rule):
         (lambda: LeanRule(step_size=1.0), "step_size is a fraction"),
         (lambda: LeanRule(probability=1.0), "probability must be in"),
         (lambda: LeanRule(joint="mean"), "joint must be"),
+        (lambda: LeanRule(step_size=0.0, normalised=False), "step_size must be > 0"),
         (lambda: PublishedRule(step_size=0.0), "need step_size > 0"),
         (lambda: PublishedRule(loss_targets=()), "a loss target"),
     ],

@@ -44,7 +44,7 @@ def test_the_folder_loads_and_draws_without_attnsteer(tmp_path: Path):
         "assert 'attnsteer' not in sys.modules; print(image.size)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.strip() == "(24, 24)"
+    assert done.stdout.strip() == "(32, 32)"
 
 
 def test_it_draws_what_prompts_name(pipe):
@@ -87,8 +87,9 @@ def test_the_card_holds_the_measured_figures():
     card = json.loads((model_folder("shapes-unet") / "attnsteer.json").read_text())
     assert {"description", "defaults", "figures"} <= set(card)
     assert card["figures"]
-    log = (model_folder("shapes-unet") / "training" / "log.jsonl").read_text().splitlines()
-    assert json.loads(log[0])["settings"]["seed"] == 0
+    logs = sorted((model_folder("shapes-unet") / "training").glob("log-*.jsonl"))
+    stages = [json.loads(log.read_text().splitlines()[0])["settings"] for log in logs]
+    assert [stage["seed"] for stage in stages] == [0, 1, 2]
 
 
 def test_classifier_card_holds_accuracy_and_leakage():
@@ -106,7 +107,7 @@ def test_publishing_refuses_large_models_and_keeps_the_classifier(tmp_path: Path
     (folder / "steering").mkdir()
     assert (publish(run, "tiny") / "steering").is_dir()
     figures = [{"name": "both right", "right": 8, "of": 10, "interval": [0.49, 0.94]}, "lean: 1.50 times"]
-    write_card(folder, figures, {"steps": 4})
+    write_card(folder, figures, "shapes-unet")
     assert json.loads((folder / "attnsteer.json").read_text())["figures"]["both right"] == "80.0%"
     assert "| both right | 80.0% | 49.0% to 94.0% | 8 of 10 |" in (folder / "README.md").read_text()
     (run / "model" / "a.safetensors").write_bytes(b"0" * 8_000_001)

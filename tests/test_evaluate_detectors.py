@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from attnsteer.evaluate.detectors import make_detector
+from attnsteer.evaluate.detectors.clipseg import ClipSeg, largest_region
 from attnsteer.evaluate.detectors.mask2former import Mask2Former, instances, prepared
 from attnsteer.evaluate.detectors.open_vocabulary import GroundingDino, Owl, padded_square
 from attnsteer.evaluate.detectors.shapes import ShapesDetector
@@ -162,6 +163,69 @@ def test_shapes_detector_sees_what_was_drawn():
         ShapesDetector()(pictures[:1], [["red cat"]])
     with pytest.raises(ValueError, match="one size"):
         ShapesDetector()([noise(8, 8), noise(16, 16)], [[], []])
+
+
+def test_the_largest_region_is_taken():
+    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    rows, columns = largest_region(mask).nonzero().T.tolist()
+    # (2, 4), (3, 3), (3, 4), (4, 4) against (0, 0), (0, 1), (1, 2): neighbours across corners belong together.
+    assert list(zip(rows, columns, strict=True)) == [(2, 4), (3, 3), (3, 4), (4, 4)]
+    assert not largest_region(torch.zeros(3, 4).bool()).any()
+    spiral = torch.ones(9, 9).bool()
+    spiral[1, :8] = spiral[1:8, 7] = spiral[7, 2:8] = False
+    assert int(largest_region(spiral).sum()) == int(spiral.sum())
+
+
+class Segments:
+    """Stands in for CLIPSeg: one heat map for each text."""
+
+    device = "cpu"
+
+    def __init__(self, logits):
+        self.logits, self.tokenizer = logits, self.read
+
+    def read(self, texts, **_):
+        assert texts == ["a dog", "an owl"]
+        return {"input_ids": torch.zeros(2, 3).long(), "attention_mask": torch.ones(2, 3).long()}
+
+    def image_processor(self, images, return_tensors):
+        return {"pixel_values": torch.zeros(1, 3, 4, 4)}
+
+    def __call__(self, input_ids, attention_mask, pixel_values):
+        assert pixel_values.shape[0] == 2
+        return SimpleNamespace(logits=self.logits)
+
+
+def test_clipseg_boxes_by_hand():
+    logits = torch.full((2, 4, 4), -4.0)
+    # sigmoid(-0.1) = .475 exceeds 120 / 255 = .4706, sigmoid(-0.13) = .4675 does not.
+    logits[0, 1, 1:3], logits[0, 1, 0], logits[0, 3, 3] = -0.1, -0.13, 2.0
+    toy = Segments(logits)
+    (boxes,) = ClipSeg(toy, toy, "clipseg (toy)")([noise(40, 20)], [["dog", "owl"]])
+    assert boxes == [Box("dog", pytest.approx(torch.sigmoid(torch.tensor(-0.1)).item()), 10, 5, 30, 10)]
+    assert ClipSeg(toy, toy, "clipseg (toy)")([noise(40, 20)], [[]]) == [[]]
+
+
+def test_clipseg_runs_on_a_random_model():
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPSegProcessor
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer(16)
+    tokenizer.pad_token = tokenizer.eos_token
+    tower = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPSegConfig(
+        text_config=text, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=32,
+        extract_layers=[0, 1, 2], reduce_dim=16, decoder_num_attention_heads=2, decoder_intermediate_size=16,
+    )  # fmt: skip
+    network = CLIPSegForImageSegmentation(config).eval()
+    processor = CLIPSegProcessor(ViTImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
+    detector = ClipSeg(network, processor, "clipseg (tiny)")
+    (one,), (two, _) = detector([noise(40, 30), noise(20, 30)], [["cat"], ["cat", "dog"]])
+    # An untrained network says about one half everywhere, which is above the level.
+    assert one.label == two.label == "cat" and 0 <= one.left < one.right <= 40 and one.bottom <= 30
 
 
 class Answers:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from attnsteer.evaluate.fidelity import patch_source, read_references
+from attnsteer.evaluate.fidelity import patch_sources, read_references
 from attnsteer.evaluate.metrics import Pixels, frechet_distance, kernel_distance
 from attnsteer.evaluate.report import write_report
 from attnsteer.evaluate.report.fidelity import read_fidelity
-from attnsteer.evaluate.runner import Evaluation
+from attnsteer.evaluate.settings import Evaluation
 from attnsteer.jobs import read_records, run_job
 from tiny import build
 
@@ -30,13 +30,14 @@ def evaluation(model, suite, **changes):
 
 
 def test_distances_are_those_of_the_kept_pictures(model, tmp_path):
-    own = evaluation(model, "shapes-fidelity", count=6, extractor="pixels:2", patches="tiled:8")
+    own = evaluation(model, "shapes-fidelity", count=6, extractor="pixels:2", patches="tiled:8,center:12")
     assert run_job(own.job(), tmp_path / "run", progress=False).complete
     run = read_fidelity(tmp_path / "run")
     names = [
         "Frechet distance [pixels-2x2]", "kernel distance [pixels-2x2]",
         "patch Frechet distance [pixels-2x2] (tiled8)",
         "patch kernel distance [pixels-2x2] (tiled8)",
+        "patch Frechet distance [pixels-2x2] (center12)", "patch kernel distance [pixels-2x2] (center12)",
     ]  # fmt: skip
     assert [m.method.name for m in run.methods] == ["none", "cfg"] and list(run.methods[0].distances) == names
     records = list(read_records(tmp_path / "run", files=True))
@@ -65,7 +66,7 @@ def test_reference_files(model, tmp_path):
     first, second, _ = read_records(tmp_path / "run", files=True)
     assert first.data["item"]["reference"].endswith("0.png")
     assert b"NUMPY" in second.files["reference.npy"]
-    assert read_fidelity(tmp_path / "run").methods[0].clip is None
+    assert read_fidelity(tmp_path / "run").methods[0].scores == {}
     path.write_text(json.dumps({"prompt": "a dog"}))
     with pytest.raises(ValueError, match="line 1: needs the keys"):
         read_references(path)
@@ -80,5 +81,10 @@ def test_what_fidelity_cannot_do(model):
     with pytest.raises(ValueError, match="judges single ones"):
         Evaluation("shapes-fidelity", model=model, methods="none,best-of-2").job()
     with pytest.raises(ValueError, match="patches must be"):
-        patch_source("center")
-    assert patch_source(None) is None and patch_source("center:299").name == "center299"
+        patch_sources("center")
+    with pytest.raises(ValueError, match="named once"):
+        patch_sources("tiled:8,tiled:8")
+    assert patch_sources(None) == () and [s.name for s in patch_sources("center:299, tiled:8")] == [
+        "center299",
+        "tiled8",
+    ]

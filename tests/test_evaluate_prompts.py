@@ -115,10 +115,12 @@ def test_negatives(tmp_path):
 
 
 def test_shapes_chains_fit_into_the_embedded_text_encoder():
-    words = [len(task.prompt.split()) for task in shapes_chains(200)]
-    assert max(words) + 2 <= 20
-    four = shapes_chains(2, kinds=["4 objects, 3 relations"])
-    assert all(len(task.labels) == 4 for task in four)
+    tasks = shapes_chains(200)
+    assert max(len(task.prompt.split()) for task in tasks) + 2 <= 32
+    assert {task.kind: len(task.labels) for task in tasks} == {
+        "2 objects, 1 relation": 2, "3 objects, 2 relations": 3, "4 objects, 2 relations": 4,
+        "4 objects, 3 relations": 4,
+    }  # fmt: skip
 
 
 def test_shapes_twins():

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -13,13 +14,22 @@ from typer.testing import CliRunner
 
 from attnsteer.cli.evaluate_command import evaluate
 from attnsteer.cli.report_command import report
+from attnsteer.evaluate.heat_maps import FOLDER, read_heat_maps, words_of
 from attnsteer.evaluate.report import read_run, write_report
 from attnsteer.evaluate.report.across import across_runs
+from attnsteer.evaluate.report.examples import chosen_examples
+from attnsteer.evaluate.report.fidelity import FidelityMethod, FidelityRun
+from attnsteer.evaluate.report.scatter import CHARACTER, LINE, WIDTH, label_places
 from attnsteer.evaluate.report.tables import comma_separated, latex, markdown
-from attnsteer.evaluate.statistics import wilson
+from attnsteer.evaluate.report.trade_offs import fidelity_charts, trade_off_charts
+from attnsteer.evaluate.statistics import Estimate, wilson
+from attnsteer.evaluate.sweep import swept_methods
 from attnsteer.jobs import Job, Record, run_job
 
-SETTINGS = {"suite": "shapes-position", "model": "toy", "methods": "none,steer,best-of-2", "steps": 4, "extra": {}}
+SETTINGS = {
+    "suite": "shapes-position", "model": "toy", "methods": "none,steer,best-of-2", "sweep": [], "steps": 4, "batch": 5,
+    "extra": {"clip_skip": 1, "cross": "a b"},
+}  # fmt: skip
 FAILURE = {True: "right", False: "wrong place"}
 
 
@@ -33,6 +43,7 @@ def result(right: bool, evaluations: float, seconds: float, tried: int = 1) -> d
     return {
         "correct": right, "score": float(right), "failure": FAILURE[right], "seconds": seconds, "calls": 4, "seed": 1,
         "details": {"present": True, "holding": []}, "evaluations": evaluations, "iterations": 0, "tried": tried,
+        "flops": int(1e9 * evaluations), "scores": {"PickScore [toy]": 20.0 + right},
         "boxes": [["red <circle>", 0.9, 2, 3, 14, 15]],
     }  # fmt: skip
 
@@ -80,6 +91,7 @@ def test_figures_by_hand(folder):
     assert (steer.against.better, steer.against.worse, steer.against.difference) == (13, 0, 13 / 20)
     assert steer.against.p_value == pytest.approx(2 / 2**13)
     assert none.further == {"all objects there": 1.0, "right where all are there": 0.25}
+    assert (none.flops, steer.flops, none.scores["PickScore [toy]"].value) == (8e9, 20e9, 20.25)
     assert run.interval == "Wilson" and best.tried == 2
 
 
@@ -106,11 +118,11 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.outside += [v for k, v in attributes if k in ("src", "href") and not v.startswith(("data:", "#"))]
-        if tag not in ("meta", "img", "br", "line", "circle", "link"):
+        if tag not in ("meta", "img", "br", "line", "circle", "polyline", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in ("line", "circle"):
+        if tag not in ("line", "circle", "polyline"):
             assert self.open.pop() == tag
 
 
@@ -124,7 +136,9 @@ def test_the_page_is_self_contained_and_escapes_what_it_quotes(folder, tmp_path)
     assert "red &lt;circle&gt;" in text
     assert "Put right by Steered <span>· 13 of 20" in text and "Spoilt" not in text
     assert "Steered: 90.0 % right, Off: 25.0 %; +65.0" in text and "(p &lt; 0.001), at 2.50 × the compute" in text
-    assert "What it costs" in text and "Obeying" not in text
+    assert "What it costs" in text and "Obeying" not in text and "Against PickScore [toy]" in text
+    assert "attnsteer evaluate shapes-position --model toy --methods none,steer,best-of-2 --steps 4 --batch 5" in text
+    assert "--set clip_skip=1 --set &#39;cross=a b&#39;" in text and "processors" in text
     assert "65.0 %" not in text and "90.0 %" in text and "+65.0" in text
     assert [path.name for path in others] == ["report.md", "figures.csv", "table.tex"]
     assert all(path.stat().st_size for path in others)
@@ -133,11 +147,17 @@ def test_the_page_is_self_contained_and_escapes_what_it_quotes(folder, tmp_path)
 def test_tables_agree_with_the_figures(folder):
     run = read_run(folder)
     rows = list(csv.DictReader(io.StringIO(comma_separated([run]))))
-    assert [row["kind"] for row in rows] == ["all", "below", "above"] * 3
-    assert float(rows[0]["value"]) == 0.25 and float(rows[3]["difference"]) == 0.65
-    assert rows[1]["seconds"] == ""
+    headline = [row for row in rows if row["figure"] == "right"]
+    assert [row["kind"] for row in headline] == ["all", "below", "above"] * 3
+    assert float(headline[0]["value"]) == 0.25 and float(headline[3]["difference"]) == 0.65
+    assert headline[0]["flops"] == "8000000000" and headline[1]["seconds"] == ""
+    others = {(row["method"], row["figure"]): row["value"] for row in rows if row["figure"] != "right"}
+    assert others["none", "outcome: wrong place"] == "0.750000" and others["steer", "PickScore [toy]"] == "20.900000"
     text = markdown([run])
-    assert re.search(r"\| Steered \| 90\.0 % \| .* \| \+65\.0 \(.*\) \| < 0\.001 \| 2\.50 × \| 1\.25 s \|", text)
+    assert re.search(
+        r"\| Steered \| 90\.0 % \| .* \| \+65\.0 \(.*\) \| < 0\.001 \| 2\.50 × \| 20 GFLOP \| 1\.25 s \|", text
+    )
+    assert "| wrong place | 15 | 2 | 10 |" in text
     assert r"Steered & 90.0 &" in latex([run]) and latex([run]).count(r"\\") == 5
 
 
@@ -155,6 +175,84 @@ def test_unfinished_runs_and_several_runs(folder, tmp_path):
         read_run(half)
     with pytest.raises(FileNotFoundError, match="no run"):
         read_run(tmp_path)
+
+
+def test_sweeps_are_drawn_as_curves(tmp_path):
+    values = (1, 2, 4)
+    settings = {**SETTINGS, "suite": "shapes-negatives", "methods": "none,nag", "sweep": ["nag.scale=1,2,4"]}
+    common = {"prompt": "a circle", "kind": "red", "negative": "red"}
+    items = [{"id": f"i-{n}", "group": n, "seed": n, **common} for n in range(8)]
+
+    def work(items):
+        for item in items:
+            methods = {}
+            for place, name in enumerate(["none", *(f"nag-scale-{value}" for value in values)]):
+                absent, kept = item["seed"] < 2 * place + 2, item["seed"] < 8 - place
+                details = {"kept": kept, "absent": absent}
+                methods[name] = {**result(absent and kept, 8, 0.5), "details": details}
+            yield Record(item["id"], {"item": item, "detector": "toy", "methods": methods},
+                         {f"{name}.png": png("red") for name in methods})  # fmt: skip
+
+    run_job(Job("evaluate", items, lambda: work, settings, shard_size=5), tmp_path / "run", progress=False)
+    run = read_run(tmp_path / "run")
+    assert [m.method.title for m in run.methods] == ["Off", "NAG, scale 1", "NAG, scale 2", "NAG, scale 4"]
+    charts = {chart.title: chart.drawing for chart in trade_off_charts(run)}
+    assert set(charts) == {
+        "Obeying, without losing the subject", "Against PickScore [toy]", "Sweep of NAG: scale",
+    }  # fmt: skip
+    for drawing in charts.values():
+        (curve,) = re.findall(r'<polyline points="([^"]*)"', drawing)
+        assert len(curve.split()) == 3
+    # The axis runs from 1 to 4 with 12 % of room: 2 lies at (2 - .64) / (4.36 - .64) = .366 of 410 pixels from 46.
+    assert re.findall(r'<polyline points="([^"]*)"', charts["Sweep of NAG: scale"])[0].split()[1].startswith("195.9,")
+    text = write_report([tmp_path / "run"], tmp_path / "report")[0].read_text()
+    assert "--sweep nag.scale=1,2,4" in text and "Put right by NAG, scale 4 <span>· 3 of 8" in text
+
+
+def test_labels_do_not_cover_each_other():
+    dots = [(200.0, 100.0), (203.0, 104.0), (206.0, 98.0), (440.0, 100.0)]
+    labels = ["Off", "Steered", "NAG, scale 5", "at the right edge"]
+    boxes = [
+        (left, middle - LINE / 2, left + CHARACTER * len(label), middle + LINE / 2)
+        for (left, middle), label in zip(label_places(dots, labels), labels, strict=True)
+    ]
+    for i, one in enumerate(boxes):
+        assert 0 <= one[0] and one[2] <= WIDTH
+        for two in boxes[:i]:
+            assert one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
+
+
+def test_examples_are_those_whose_score_changed_most(tmp_path):
+    settings = {**SETTINGS, "suite": "shapes-spatial", "methods": "none,steer"}
+    items = [
+        {"id": f"i-{n}", "prompt": "p", "kind": "near", "negative": None, "group": n, "seed": n} for n in range(4)
+    ]
+    gains = [0.1, 0.9, 0.5, 0.7]
+
+    def work(items):
+        for item in items:
+            methods = {"none": result(False, 8, 0.5), "steer": {**result(True, 8, 0.5), "score": gains[item["seed"]]}}
+            yield Record(item["id"], {"item": item, "detector": "toy", "methods": methods})
+
+    run_job(Job("evaluate", items, lambda: work, settings), tmp_path / "run", progress=False)
+    assert chosen_examples(read_run(tmp_path / "run"), 2) == {"Put right by Steered": (4, ["i-1", "i-3"])}
+
+
+def test_heat_maps_that_a_run_has_are_shown(folder, tmp_path):
+    run = make_run(tmp_path / "run", count=6)
+    write_report([run], tmp_path / "without")
+    assert "attention to" not in (tmp_path / "without" / "report.html").read_text()
+    (run / FOLDER).mkdir()
+    maps = {"map0": np.eye(4, dtype=np.float16), "map1": np.ones((4, 4), dtype=np.float16)}
+    np.savez(run / FOLDER / "i-05.steer.npz", words=np.array(["red circle", "<sea>"]), **maps)
+    text = write_report([run], tmp_path / "with")[0].read_text()
+    assert text.count('alt="attention to') == 2 and "attention to &lt;sea&gt;" in text
+    assert list(read_heat_maps(run, "i-05", "steer")) == ["red circle", "<sea>"]
+
+
+def test_words_to_look_at_stand_in_the_prompt():
+    item = {"prompt": "a red circle above a blue square", "labels": ["red circle", "blue square", "circle", "bench"]}
+    assert words_of(item) == ["red circle", "blue square"]
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +315,18 @@ def test_evaluate_command_runs_and_resumes(tmp_path, commands):
     assert json.loads(again.stdout)["finished"] == 1
     other = commands(*words, "--seed", 5)
     assert other.exit_code == 1 and "other items_sha256, settings" in other.output
+
+
+def test_distances_are_drawn_upside_down_against_scores(tmp_path):
+    def column(method, distance, score):
+        return FidelityMethod(method, {"FID": distance}, {"CLIP": Estimate(score, 0, 1, 9)}, {}, 1.0, 1.0, 1e9)
+
+    methods = swept_methods("none,nag", ["nag.scale=2,4"])
+    columns = [column(m, *pair) for m, pair in zip(methods, [(30.0, 25.0), (20.0, 26.0), (40.0, 27.0)], strict=True)]
+    run = FidelityRun(tmp_path, {}, {}, "inception", 9, 9, columns)
+    (chart,) = fidelity_charts(run)
+    assert chart.title == "FID against CLIP"
+    heights = [float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', chart.drawing)]
+    # 20 is best and stands highest (small y), 40 lowest, 30 in the middle.
+    assert heights[1] < heights[0] < heights[2]
+    assert heights[0] - heights[1] == pytest.approx(heights[2] - heights[0], abs=0.2)

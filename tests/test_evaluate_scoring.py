@@ -4,6 +4,7 @@ import pytest
 
 from attnsteer.evaluate.scoring.boxes import Box, Verdict, best, failure_of, overlap
 from attnsteer.evaluate.scoring.chains import judge_chain
+from attnsteer.evaluate.scoring.clips import chosen_frames, judge_clip
 from attnsteer.evaluate.scoring.geneval import judge_position, relative_position
 from attnsteer.evaluate.scoring.negatives import judge_negative
 from attnsteer.evaluate.scoring.t2i_compbench import judge_spatial, position_score
@@ -171,3 +172,28 @@ def test_negatives_need_the_subject_and_the_absence():
     lost = judge_negative([], "bicycle", "wheel")
     assert (lost.score, lost.failure, lost.details) == (0.5, "subject lost", {"kept": False, "absent": True})
     assert judge_negative([], None, "wheel").details == {"kept": None, "absent": True}
+
+
+def test_a_clip_is_right_if_all_frames_are():
+    def frame(right, failure, **details):
+        return Verdict(right, float(right), failure, details)
+
+    good = frame(True, "right", absent=True, kept=None, clauses=[True, True], position=1.0)
+    late = frame(False, "unwanted shown", absent=False, kept=None, clauses=[True, False], position=0.0)
+    lost = frame(False, "missing", absent=True, kept=None, clauses=[False, True], position=0.5)
+    assert judge_clip([late]) is late
+    assert judge_clip([good, good]).correct and judge_clip([good, good]).failure == "right"
+    clip = judge_clip([good, lost, late, lost])
+    assert (clip.correct, clip.score, clip.failure) == (False, 0.25, "missing")
+    assert clip.details == {
+        "absent": False, "kept": None, "clauses": [False, False], "position": 1.0, "frames_right": 0.25
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="at least one"):
+        judge_clip([])
+
+
+def test_judged_frames_are_spread_evenly():
+    assert chosen_frames(1, 5) == [0]
+    assert chosen_frames(9, 1) == [4]
+    assert chosen_frames(9, 3) == [0, 4, 8]
+    assert chosen_frames(81, 5) == [0, 20, 40, 60, 80]

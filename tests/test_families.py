@@ -13,11 +13,13 @@ from diffusers.models import transformers, unets
 from torch import Tensor, nn
 
 from attnsteer import NAG, UnsupportedModelError, guide_denoiser, record_maps
+from attnsteer.conditioning import Conditioning
 from attnsteer.families import FAMILIES, WITHOUT_ROW, family_of
 from attnsteer.inject import taken
 from attnsteer.install import Guidance, negative_guidance
 from attnsteer.selfcheck import self_check
 from attnsteer.support import pipelines_by_denoiser, support_table
+from proofs import NO_BACKWARD, Proofs, applicable, committed
 from tiny.lockstep import lock_step
 from tiny.models import TINY, Tiny
 from tiny.oracle import nag_formula
@@ -29,8 +31,10 @@ pytestmark = [  # of stock models, not of ours
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast, but the target dtype is not supported:UserWarning"),
     pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
 ]
 EVERY = pytest.mark.parametrize("name", sorted(TINY))
+TOLERANCE = 5e-6  # of the largest output; float32 rounding
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ class Example:
     negative: dict[str, Any]
     other_length: dict[str, Any]
     plain: Tensor
+
+    @property
+    def cls(self) -> str:
+        return family_of(self.denoiser).denoiser
+
+
+@pytest.fixture(scope="module")
+def proofs():
+    collected = Proofs()
+    yield collected
+    collected.write()
 
 
 @functools.cache
@@ -89,6 +104,28 @@ def picture(output: Any) -> Tensor:
     return torch.stack(output) if isinstance(output, list) else output
 
 
+def expected(case: Example, negative: dict[str, Any]) -> Tensor:
+    """What the oracle says of the guided output."""
+    tiny = case.tiny
+    output = lock_step(
+        case.denoiser,
+        case.call,
+        case.positive,
+        negative,
+        FORMULA,
+        pooling=tiny.pooling,
+        image=tiny.image,
+        apart=tiny.apart,
+        align=tiny.align,
+    )
+    return shown(case, output)
+
+
+def shown(case: Example, output: Any) -> Tensor:
+    """The part of an output that is the picture."""
+    return picture(output) if case.tiny.shown is None else picture(output)[:, case.tiny.shown]
+
+
 def guided(case: Example, negative: dict[str, Any], rows: slice | None = None) -> Tensor:
     with guide_denoiser(case.denoiser, RULE, negative=text_inputs(case, negative), rows=rows):
         return run(case.denoiser, {**case.call, **case.positive})
@@ -99,19 +136,31 @@ def text_inputs(case: Example, text: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in text.items() if name in names}
 
 
-def close(first: Tensor, second: Tensor, plain: Tensor, tolerance: float = 5e-6) -> None:
+def close(first: Tensor, second: Tensor, plain: Tensor, tolerance: float = TOLERANCE) -> float:
+    """Check that two outputs are the same; returns the deviation relative to the largest plain output."""
     torch.testing.assert_close(first, second, atol=float(tolerance * plain.abs().max()), rtol=0)
+    return float((first - second).abs().max() / plain.abs().max())
 
 
 def test_every_row_has_a_tiny_model():
-    assert {tiny.cls or name for name, tiny in TINY.items()} | {"UNet2DConditionModel"} == set(FAMILIES)
+    assert {tiny.cls or name for name, tiny in TINY.items()} == set(FAMILIES)
 
 
 def test_every_denoiser_class_of_diffusers_has_a_row_or_a_reason():
-    known = set(FAMILIES) | set(WITHOUT_ROW)
-    assert set(denoiser_classes()) - known == set()
+    unknown = sorted(set(denoiser_classes()) - set(FAMILIES) - set(WITHOUT_ROW))
+    assert not unknown, (
+        f"diffusers {diffusers.__version__} has denoiser classes that are new: {', '.join(unknown)}. Add a row to "
+        "attnsteer.families and a tiny model to tests/tiny (docs/support-a-new-model.md), or a reason to WITHOUT_ROW"
+    )
     assert not set(FAMILIES) & set(WITHOUT_ROW)
     assert len(FAMILIES) >= 60
+
+
+def test_the_committed_proofs_cover_every_row():
+    proven = committed()["classes"]
+    assert set(proven) == set(FAMILIES), "run the tests with ATTNSTEER_PROOFS=1, see tests/proofs.py"
+    assert {name: set(entry["checks"]) for name, entry in proven.items()} == {n: applicable(n) for n in FAMILIES}
+    assert max(entry["deviation"] for entry in proven.values()) <= TOLERANCE
 
 
 def test_the_support_table_can_name_the_pipelines():
@@ -129,24 +178,32 @@ def test_a_class_without_a_row_says_why():
 
 
 @EVERY
-def test_equals_two_forwards_in_lock_step(name):
+def test_equals_two_forwards_in_lock_step(name, proofs):
     case = example(name)
-    result = guided(case, case.negative)
-    tiny = case.tiny
-    expected = lock_step(case.denoiser, case.call, case.positive, case.negative, FORMULA, tiny.pooling, tiny.image)
-    close(result, picture(expected), case.plain)
-    assert (result - case.plain).abs().max() > 1e-3 * case.plain.abs().max()
+    result = shown(case, guided(case, case.negative))
+    deviation = close(result, expected(case, case.negative), case.plain)
+    assert (result - shown(case, case.plain)).abs().max() > 1e-3 * case.plain.abs().max()
+    proofs.note(case.cls, "equal", "effect", deviation=deviation)
+    if case.tiny.padded or any(
+        text.kind == "mask" and hides_something(case, text.name) for text in family_of(case.denoiser).text
+    ):
+        proofs.note(case.cls, "padding")
 
 
-@pytest.mark.parametrize("name", sorted(name for name, tiny in TINY.items() if not tiny.shifts))
-def test_texts_of_different_length(name):
-    case, tiny = example(name), TINY[name]
-    expected = lock_step(case.denoiser, case.call, case.positive, case.other_length, FORMULA, tiny.pooling, tiny.image)
-    close(guided(case, case.other_length), picture(expected), case.plain)
+def hides_something(case: Example, mask: str) -> bool:
+    return all(bool((text[mask] == 0).any()) for text in (case.positive, case.negative) if mask in text)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, tiny in TINY.items() if tiny.lengths[0] != tiny.lengths[1]))
+def test_texts_of_different_length(name, proofs):
+    case = example(name)
+    result = shown(case, guided(case, case.other_length))
+    deviation = close(result, expected(case, case.other_length), case.plain)
+    proofs.note(case.cls, "lengths", "equal", deviation=deviation)
 
 
 @EVERY
-def test_the_self_check_passes(name):
+def test_the_self_check_passes(name, proofs):
     case = example(name)
 
     def trial(guidance):
@@ -157,21 +214,26 @@ def test_the_self_check_passes(name):
 
     family, arguments = family_of(case.denoiser), {**case.call, **case.positive}
     decision = (slice(0, case.tiny.batch), text_inputs(case, case.other_length))
-    errors = self_check(trial, family, arguments, Guidance(RULE.combine, lambda _: None), decision)
-    assert max(errors) < 5e-6
+    errors = self_check(trial, family, arguments, Guidance(RULE.output, lambda _: None), decision)
+    assert max(errors) < TOLERANCE
+    proofs.note(case.cls, "unchanged")
 
 
 @EVERY
-def test_nothing_is_left_behind(name):
+def test_nothing_is_left_behind(name, proofs):
     case = example(name)
     before, plain = fingerprint(case.denoiser), run(case.denoiser, {**case.call, **case.positive})
+    own = {key for key, value in fingerprint(case.denoiser).items() if value != before[key]}  # of the stock forward
+    assert len(own) <= 1
     guided(case, case.negative)
-    assert fingerprint(case.denoiser) == before
+    after = fingerprint(case.denoiser)
+    assert {key: after[key] for key in after if key not in own} == {k: before[k] for k in before if k not in own}
     assert torch.equal(run(case.denoiser, {**case.call, **case.positive}), plain)
+    proofs.note(case.cls, "restored")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, tiny in TINY.items() if tiny.batch > 1))
-def test_rows_outside_stay_plain(name):
+def test_rows_outside_stay_plain(name, proofs):
     case = example(name)
     everything = guided(case, case.negative)
     family = family_of(case.denoiser)
@@ -183,13 +245,14 @@ def test_rows_outside_stay_plain(name):
     }
     result = guided(case, some, rows)
     close(result, torch.cat([case.plain[:1], everything[1:]]), case.plain)
+    proofs.note(case.cls, "batch")
 
 
-@EVERY
-def test_gradients_flow_and_change_nothing(name):
+@pytest.mark.parametrize("name", sorted(name for name, tiny in TINY.items() if (tiny.cls or name) not in NO_BACKWARD))
+def test_gradients_flow_and_change_nothing(name, proofs):
     case = example(name)
     family = family_of(case.denoiser)
-    latents = case.call[family.latents]
+    latents = {**case.call, **case.positive}[family.latents]
     leaves = [t.clone().requires_grad_(True) for t in latents] if isinstance(latents, list) else None
     leaf = latents.clone().requires_grad_(True) if leaves is None else leaves[0]
     call = {**case.call, **case.positive, family.latents: leaf if leaves is None else leaves}
@@ -200,6 +263,28 @@ def test_gradients_flow_and_change_nothing(name):
     (gradient,) = torch.autograd.grad(output.square().sum(), leaf)
     assert gradient.abs().max() > 0
     assert gradient.isfinite().all()
+    proofs.note(case.cls, "gradients")
+
+
+def test_a_denoiser_without_a_batch_axis_has_one_conditional_row():
+    case = example("Cosmos3OmniTransformer")
+    conditioning = Conditioning(family_of(case.denoiser), text_inputs(case, case.other_length), dict)
+    rows, negative = conditioning.decide({**case.call, **case.positive})
+    assert rows == slice(0, 1)
+    assert negative["und_len"] == case.other_length["und_len"]
+    assert torch.equal(negative["input_ids"], case.other_length["input_ids"])
+    assert conditioning.decide({**case.call, **case.other_length}) is None
+
+
+def test_room_for_the_negative_text_is_taken_out_of_any_output():
+    case = example("Ideogram4Transformer2DModel")
+    call = {**case.call, **case.positive}
+    with torch.no_grad(), guide_denoiser(case.denoiser, RULE, negative=text_inputs(case, case.negative)):
+        output = case.denoiser(**call)
+        expected = case.denoiser(**call, return_dict=False)[0]
+    assert type(output).__name__ == "Transformer2DModelOutput"
+    assert output.sample.shape == case.plain.shape
+    assert torch.equal(output.sample, expected)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +322,7 @@ def test_a_compiled_denoiser_gives_the_same(name):
 @pytest.mark.parametrize(
     "name", sorted(name for name, tiny in TINY.items() if FAMILIES[tiny.cls or name].grid != "none")
 )
-def test_attention_maps_have_the_pictures_shape(name):
+def test_attention_maps_have_the_pictures_shape(name, proofs):
     case = example(name)
     call = {**case.call, **case.positive}
     if family_of(case.denoiser).rowwise:
@@ -251,3 +336,4 @@ def test_attention_maps_have_the_pictures_shape(name):
     assert first.shape == second.shape
     assert first.shape[-2:] == (4, 4)
     assert not torch.allclose(first, second)
+    proofs.note(case.cls, "maps")

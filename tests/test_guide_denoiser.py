@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from attnsteer import NAG, UnsupportedModelError, guide_denoiser
-from attnsteer.attention import select_layers, text_layers
 from attnsteer.families import family_of
 from attnsteer.install import Guidance, before_denoiser_call, negative_guidance, suspended, wrap_scheduler_step
+from attnsteer.layers import select_layers, text_layers
 from attnsteer.selfcheck import SelfCheckError, self_check
 from tiny import oracle
 from tiny.denoisers import NAMES, case

@@ -70,6 +70,7 @@ def test_a_run_describes_itself(tmp_path):
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["fixed"]["settings"] == {"power": 2}
     assert {"python", "attnsteer"} <= set(described["versions"])
+    assert described["host"]["processors"] == f"{os.cpu_count()} processors"
     assert RunFolder(tmp_path / "run").items() == ITEMS
 
 
@@ -169,7 +170,8 @@ def test_ranks_share_all_shards_between_them():
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray = pytest.importorskip("ray", reason="the Ray engine is tested where Ray is installed")
+    import ray
+
     path = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
     settings = {"num_cpus": 2, "object_store_memory": 200_000_000, "include_dashboard": False, "log_to_driver": False}
     ray.init(address="local", runtime_env={"env_vars": {"PYTHONPATH": path}}, **settings)
@@ -177,12 +179,14 @@ def cluster():
     ray.shutdown()
 
 
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore")
 def test_ray_actors_give_the_same_shards(tmp_path, expected, cluster):
     outcome = run_job(job(tmp_path / "log"), tmp_path / "run", make_engine("ray", workers=2), progress=False)
     assert outcome.complete and shards_of(tmp_path / "run") == expected
 
 
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore")
 def test_a_lost_ray_actor_is_replaced(tmp_path, expected, cluster):
     lost = job(tmp_path / "log", die_once=str(tmp_path / "died"))
@@ -191,6 +195,7 @@ def test_a_lost_ray_actor_is_replaced(tmp_path, expected, cluster):
     assert outcome.complete and shards_of(tmp_path / "run") == expected
 
 
+@pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore")
 def test_an_error_inside_a_ray_actor_arrives_here(tmp_path, cluster):
     class Fault(Squares):
@@ -200,6 +205,59 @@ def test_an_error_inside_a_ray_actor_arrives_here(tmp_path, cluster):
     faulty = Job("squares", ITEMS, Fault(str(tmp_path / "log")), {"power": 2}, shard_size=4)
     with pytest.raises(Exception, match="no such model"):
         run_job(faulty, tmp_path / "run", make_engine("ray", workers=1), progress=False)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A tiny model, an evaluation of it, and what that gives in this process."""
+    import torch
+
+    from attnsteer.evaluate.settings import Evaluation
+    from tiny import build
+
+    folder = tmp_path_factory.mktemp("evaluated")
+    build("sd").save_pretrained(folder / "model")
+    evaluation = Evaluation(
+        "shapes-position", str(folder / "model"), "none,nag,best-of-2", negative="red", count=4, batch=2, steps=2,
+        width=16, height=16,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes: sums in another order differ in the last digit
+    try:
+        run_job(evaluation.job(), folder / "run", progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    return evaluation, judged_in(folder / "run")
+
+
+def judged_in(folder: Path) -> list:
+    """What a run found, without the times that it took."""
+    return [
+        (record.key, record.files, {name: {**one, "seconds": 0} for name, one in record.data["methods"].items()})
+        for record in read_records(folder, files=True)
+    ]
+
+
+@pytest.mark.cluster
+def test_an_evaluation_gives_the_same_under_torchrun(tmp_path, evaluated):
+    evaluation, expected = evaluated
+    words = ["--model", evaluation.model, "--methods", evaluation.methods, "--negative", "red", "--count", "4"]
+    words += ["--batch", "2", "--steps", "2", "--width", "16", "--height", "16", "--engine", "torchrun", "--quiet"]
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    program = [torchrun, "--standalone", "--nproc-per-node", "2", "-m", "attnsteer", "evaluate", "shapes-position"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*program, *words, "-o", str(tmp_path / "run")]
+    subprocess.run(command, check=True, timeout=180, env=environment, capture_output=True)
+    assert judged_in(tmp_path / "run") == expected
+    assert (tmp_path / "run" / "report" / "report.html").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore")
+def test_an_evaluation_gives_the_same_on_ray(tmp_path, evaluated, cluster):
+    evaluation, expected = evaluated
+    outcome = run_job(evaluation.job(), tmp_path / "run", make_engine("ray", workers=1), progress=False)
+    assert outcome.complete and judged_in(tmp_path / "run") == expected
 
 
 def test_the_bar_shows_rate_and_time_left(tmp_path, capsys):

@@ -133,6 +133,20 @@ def test_reference_tokens_and_extra_channels_of_packed_latents_stay():
     assert arguments["hidden_states"][region].shape == (2, 6, 24)
 
 
+@pytest.mark.parametrize("shapes", [[[(1, 2, 3)]], [[(1, 2, 3), (1, 2, 2)]], [(1, 2, 3), (1, 2, 3)]])
+def test_reference_tokens_told_by_shapes_stay(shapes):
+    """Qwen-Image-Edit has its reference pictures behind the target; plain calls give one shape per row."""
+    arguments = {"hidden_states": torch.randn(2, 10, 64), "img_shapes": shapes}
+    region = movable(model(out_channels=16, in_channels=64), replace(FLUX, grid="shapes"), arguments)
+    assert arguments["hidden_states"][region].shape == (2, 6, 64)
+
+
+def test_packed_video_latents_told_by_sizes():
+    arguments = {"hidden_states": torch.randn(2, 14, 8), "num_frames": 3, "height": 2, "width": 2}
+    region = movable(model(out_channels=8), replace(FLUX, grid="sizes"), arguments)
+    assert arguments["hidden_states"][region].shape == (2, 12, 8)
+
+
 def test_put_replaces_the_region_and_passes_the_gradient_of_it_alone():
     latents, part = torch.randn(2, 3, 4), torch.randn(2, 2, 4, requires_grad=True)
     region = (slice(None), slice(0, 2))

@@ -23,9 +23,9 @@ from diffusers.hooks import apply_group_offloading
 from PIL import Image
 
 from attnsteer import NAG, guide
-from attnsteer.attention import text_layers
 from attnsteer.families import family_of
 from attnsteer.install import record_maps
+from attnsteer.layers import text_layers
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize, MapSource
 from attnsteer.steering.descent import LeanRule, PublishedRule
@@ -250,7 +250,7 @@ def test_settings_out_of_range_are_errors():
     for settings in ({"start": 0.5, "end": 0.5}, {"end": 1.5}, {"start": -0.1}):
         with pytest.raises(ValueError, match="0 <= start < end <= 1"):
             centroid(**settings)
-    with pytest.raises(ValueError, match="'error' or 'skip'"):
+    with pytest.raises(ValueError, match="'error', 'skip' or 'hand-made'"):
         centroid(unknown="ignore")
     with pytest.raises(ValueError, match="none of the 2 steps lies from 0.6 to 0.9"):
         generate(guide(pointed("sd"), centroid(start=0.6, end=0.9)), "sd")
@@ -457,15 +457,21 @@ def test_kontext_moves_the_target_and_not_the_reference():
     assert differs(steered[0][:, :target], plain[0][:, :target])
 
 
-def test_two_experts_are_steered_while_the_first_one_runs():
+def test_both_experts_are_steered_each_in_its_own_steps():
     pipe = pointed("wan_two_experts")
+    plain = generate(pipe, "wan_two_experts", num_inference_steps=4)
     guided = guide(pipe, centroid(end=1.0))
-    with calls_of(pipe.transformer) as first, calls_of(pipe.transformer_2) as second:
-        result = generate(guided, "wan_two_experts", num_inference_steps=4)
-    steps = [step.step_index for step in guided.steering_report.steps]
-    assert 0 < len(steps) < 4 and steps == list(range(len(steps)))
-    assert len(second) == 4 - len(steps) and len(first) > len(steps)
-    assert differs(result, generate(pipe, "wan_two_experts", num_inference_steps=4))
+    with latents_seen(pipe.transformer) as first, latents_seen(pipe.transformer_2) as second:
+        generate(guided, "wan_two_experts", num_inference_steps=4)
+    assert 0 < len(first) < 4 and len(first) + len(second) == 4
+    steps = guided.steering_report.steps
+    assert [step.step_index for step in steps] == [0, 1, 2, 3]
+    assert all(step.iterations > 1 for step in steps)
+    late = guide(pipe, centroid(start=len(first) / 4, end=1.0))
+    with calls_of(pipe.transformer) as early_calls, calls_of(pipe.transformer_2) as late_calls:
+        result = generate(late, "wan_two_experts", num_inference_steps=4)
+    assert len(early_calls) - len(first) <= 2  # the two dry runs end at the first expert
+    assert len(late_calls) > len(second) and differs(result, plain)
 
 
 def test_calls_that_repeat_the_latents_differently_get_the_steered_ones():

@@ -9,8 +9,6 @@ from attnsteer.steering.objectives import (
     CentroidObjective,
     ClassifierObjective,
     Objective,
-    Stop,
-    Verdict,
     joint_loss,
     relation_rows,
 )
@@ -47,7 +45,7 @@ def test_cross_entropy_and_probability(classifier: RelationClassifier):
 
 
 def test_centroids_of_single_cells():
-    centroids = CentroidObjective().centroids(bright((0, 1), (4, 2)))[0]
+    centroids = CentroidObjective().moments(bright((0, 1), (4, 2)))[0][0]
     torch.testing.assert_close(centroids, torch.tensor([[0.1, 0.3], [0.9, 0.5]]))
 
 
@@ -149,14 +147,3 @@ def test_joint_loss():
     assert grad.tolist() == [[0, 1, 0], [1, 0, 0]]
     with pytest.raises(ValueError, match="'sum' or 'worst'"):
         joint_loss(losses, "mean")
-
-
-def test_stop():
-    verdict = Verdict(loss=torch.tensor([0.01, 0.2, 2.0]), probability=torch.tensor([0.99, 0.9, 0.1]))
-    assert Stop()(verdict).tolist() == [True, True, False]
-    assert Stop(probability=None, loss=0.01)(verdict).tolist() == [True, False, False]
-    assert Stop(probability=0.95, loss=0.3)(verdict).tolist() == [True, False, False]
-    with pytest.raises(ValueError, match="set probability or loss"):
-        Stop(probability=None)
-    with pytest.raises(ValueError, match="0.9 is the default"):
-        Stop(probability=1.5)

@@ -1,15 +1,17 @@
 """The published regime in stock pipelines, against a computation written out step by step."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from attnsteer import guide
-from attnsteer.attention import text_layers
 from attnsteer.families import family_of
 from attnsteer.install import record_maps
+from attnsteer.layers import text_layers
+from attnsteer.steering import published
 from attnsteer.steering.descent import PublishedRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.recording import Recording
@@ -17,6 +19,16 @@ from published_network import RELATIONS, logits_of, random_checkpoint
 from steered import PROMPT, calls_of, denoiser_of, generate, latents_seen, places, pointed
 
 TARGET = RELATIONS.index("to the left of")
+
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch):
+    """Tiny pipelines read 20 (T5) or 24 (CLIP) tokens instead of 512 or 77."""
+    schedules = published.PUBLISHED_SCHEDULES
+    short = {name: replace(s, text_length=20 if s.text_length == 512 else 24) for name, s in schedules.items()}
+    monkeypatch.setattr(published, "PUBLISHED_SCHEDULES", short)
+
+
 ROUNDS, STEP_SIZE, LOSS_TARGETS = 16, 5.0, (1e-5, 3e-5, 5e-5, 7e-5)
 
 
@@ -73,7 +85,7 @@ def test_flux_schnell_steers_its_first_step(tmp_path):
     checkpoint, path = saved(tmp_path, "flux_schnell", map_size=4, table=channels_of(denoiser))
     method = LearnedSteering.from_published(path)
     assert method.rule == PublishedRule(STEP_SIZE, LOSS_TARGETS, ROUNDS)
-    assert method.recording == Recording(size=4, normalise=False) and (method.start, method.end) == (0.0, 0.25)
+    assert method.recording == Recording(size=4, text_length=20) and (method.start, method.end) == (0.0, 0.25)
     call = {"num_inference_steps": 4, "max_sequence_length": 20, "guidance_scale": 0.0}
     with calls_of(denoiser) as calls:
         plain = generate(pipe, "flux", **call)
@@ -101,7 +113,7 @@ def test_stable_diffusion_steers_the_first_half_under_cfg(tmp_path, stem, step_s
     checkpoint, path = saved(tmp_path, stem, gain=40.0, map_size=size, table=channels_of(unet))
     method = LearnedSteering.from_published(path)
     assert method.rule.step_size == step_size and (method.start, method.end) == (0.0, 0.5)
-    assert method.recording == Recording(size=size, normalise=True)
+    assert method.recording == Recording(size=size, normalise=True, text_length=24)
     call = {"num_inference_steps": 4, "guidance_scale": scale}
     cond, uncond = pipe.encode_prompt(PROMPT, "cpu", 1, True)
     groups = [places(pipe.tokenizer, PROMPT, 1, 2), places(pipe.tokenizer, PROMPT, 8)]
@@ -166,3 +178,12 @@ def test_only_the_pipelines_own_first_call_sees_the_moved_latents(tmp_path):
         result = generate(guide(pipe, LearnedSteering.from_published(path)), "flux", **call)
     assert len(seen) == 4
     torch.testing.assert_close(generate(pipe, "flux", latents=seen[0], **call), result)
+
+
+def test_another_text_length_than_the_checkpoints_is_an_error(tmp_path):
+    """The maps are a softmax over all text tokens, padding included: with fewer of them they are other maps."""
+    pipe = pointed("flux")
+    _, path = saved(tmp_path, "flux_schnell", map_size=4, table=channels_of(pipe.transformer))
+    guided = guide(pipe, LearnedSteering.from_published(path))
+    with pytest.raises(ValueError, match="softmax over 20 text tokens, this call has 12: pass max_sequence_length=20"):
+        generate(guided, "flux", num_inference_steps=4, max_sequence_length=12)

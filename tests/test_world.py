@@ -14,11 +14,11 @@ from attnsteer.evaluate.statistics import Share
 from attnsteer.world.captions import WORDS, caption, phrase, random_pair
 from attnsteer.world.detect import detect
 from attnsteer.world.measure import find_pair, pairs
-from attnsteer.world.models import UNetSize
 from attnsteer.world.render import object_masks, render
 from attnsteer.world.scene import COLOURS, RELATIONS, SHAPES, Shape, random_scene, relations_between
 from attnsteer.world.text import MAX_TOKENS, build_text_encoder, build_tokenizer, tokenize, train_text_encoder
-from attnsteer.world.train import Training, denoising_loss, draw_timesteps, learning_rate_at, train
+from attnsteer.world.train import Run, Training, build_recipe, learning_rate_at, train
+from attnsteer.world.unet import UNetRecipe, UNetSize, denoising_loss, draw_timesteps
 
 AREAS = {"circle": math.pi, "square": (2 * 0.88) ** 2, "triangle": 0.5 * (2 * 1.12) * 1.9}
 
@@ -94,8 +94,8 @@ def test_too_many_or_no_objects_are_an_error(objects):
 )
 def test_detector_reads_its_own_world(degrade, least, with_attributes):
     random = Random(5)
-    scenes = [random_scene(random, 1 + i % 3, attribute_probability=0.3) for i in range(120)]
-    pictures = degrade(render(scenes, 24))
+    scenes = [random_scene(random, 1 + i % 4, attribute_probability=0.3) for i in range(120)]
+    pictures = degrade(render(scenes, 32))
     parts = slice(None if with_attributes else 2)
     found, wanted = (
         [[o[parts] for o in objects] for objects in side] for side in (seen(detect(pictures)), meant(scenes))
@@ -105,8 +105,8 @@ def test_detector_reads_its_own_world(degrade, least, with_attributes):
 
 
 def test_detector_places_objects_to_a_tenth_of_a_pixel_column():
-    scene = (Shape("circle", "red", 0.31, 0.66, 0.19),)
-    (found,) = detect(render([scene], 24))
+    scene = (Shape("circle", "red", 0.31, 0.66, 0.145),)
+    (found,) = detect(render([scene], 32))
     assert (found[0].shape.x, found[0].shape.y) == (pytest.approx(0.31, abs=0.02), pytest.approx(0.66, abs=0.02))
     left, top, right, bottom = found[0].box
     assert (left + right) / 2 == pytest.approx(0.31, abs=0.03)
@@ -114,10 +114,10 @@ def test_detector_places_objects_to_a_tenth_of_a_pixel_column():
 
 
 def test_detector_sees_nothing_in_an_empty_picture_and_no_shape_in_a_bar():
-    empty = render([()], 24)
+    empty = render([()], 32)
     assert detect(empty) == [[]]
     bar = empty.clone()
-    bar[0, :, 10:12, 2:22] = torch.tensor(COLOURS["red"])[:, None, None]
+    bar[0, :, 14:16, 2:30] = torch.tensor(COLOURS["red"])[:, None, None]
     assert not any(d.recognised for d in detect(bar)[0])
 
 
@@ -131,8 +131,8 @@ def test_captions_use_the_worlds_words_and_name_every_object():
     random = Random(3)
     for _ in range(200):
         scene, text = random_pair(random)
-        assert set(text.split()) <= set(WORDS)
-        if len(scene) == 2:
+        assert set(text.replace(",", " ,").split()) <= set(WORDS)
+        if len(scene) > 1:
             assert all(o.colour in text and o.shape in text for o in scene)
 
 
@@ -147,7 +147,7 @@ def test_relation_words_of_captions_are_right_only_by_chance():
             named += 1
             right += relation in relations_between(*scene)
     assert 0.55 < named / 3000 < 0.65
-    assert right / named < 0.37
+    assert right / named < 0.3
 
 
 def test_the_parser_reads_the_worlds_prompts():
@@ -180,8 +180,8 @@ def test_text_encoder_learns_what_nouns_mean():
 def test_autoencoder_gives_the_pixels_back():
     from attnsteer.world.autoencoder import pixel_autoencoder
 
-    pictures = 2 * render([random_scene(Random(i), 2) for i in range(4)], 24) - 1
-    autoencoder = pixel_autoencoder(24)
+    pictures = 2 * render([random_scene(Random(i), 2) for i in range(4)], 32) - 1
+    autoencoder = pixel_autoencoder(32)
     latents = autoencoder.encode(pictures).latent_dist.sample(torch.Generator().manual_seed(0))
     assert (latents - pictures).abs().max() < 0.01
     assert (autoencoder.decode(latents).sample - pictures).abs().max() < 0.01
@@ -196,7 +196,7 @@ def test_schedule_of_the_learning_rate():
 
 
 def test_timesteps_prefer_high_noise():
-    steps = draw_timesteps(20000, 0.4, torch.Generator().manual_seed(0))
+    steps = draw_timesteps(20000, torch.Generator().manual_seed(0), high_noise=0.4)
     assert steps.min() >= 0
     assert steps.max() <= 999
     assert (steps >= 667).float().mean().item() == pytest.approx(0.4 + 0.6 / 3, abs=0.02)
@@ -209,29 +209,45 @@ def test_loss_weight_is_the_truncated_snr():
     assert torch.allclose(losses, 4 * torch.tensor([1.0, 2.0, 5.0]))
 
 
-@pytest.mark.filterwarnings("ignore:There are modules")
-def test_training_resumes_to_the_same_weights(tmp_path: Path):
-    size = UNetSize(channels=(8, 8, 16), heads=2)
+@pytest.mark.filterwarnings("ignore:There are modules", "ignore:Mismatch dtype")
+@pytest.mark.parametrize("architecture", ["unet", "mmdit"])
+def test_training_resumes_to_the_same_weights(architecture, tmp_path: Path):
     settings = Training(batch=2, iterations=4, warmup=2, text_iterations=1)
-    train(tmp_path / "whole", settings, size, save_every=4)
-    short = Training(batch=2, iterations=4, warmup=2, text_iterations=1)
-    from attnsteer.world.train import Run
 
+    def recipe():
+        return build_recipe(architecture, settings.seed, picture=16, channels=(8, 8, 16))
+
+    train(tmp_path / "whole", settings, recipe(), save_every=4)
     (tmp_path / "parts").mkdir()
-    first = Run(tmp_path / "parts", short, size)
+    first = Run(tmp_path / "parts", settings, recipe())
     first.step()
     first.step()
     first.save()
-    train(tmp_path / "parts", short, size, save_every=4)
+    train(tmp_path / "parts", settings, recipe(), save_every=4)
     states = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "parts")]
     assert states[0]["iteration"] == states[1]["iteration"] == 4
     for name, value in states[0]["average"].items():
         assert torch.equal(value, states[1]["average"][name]), name
-    assert [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()][-1][
-        "iteration"
-    ] == 4
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["size"]["architecture"] == architecture
+    assert lines[-1]["iteration"] == 4
     with pytest.raises(ValueError, match="other settings"):
-        train(tmp_path / "parts", Training(batch=3), size)
+        train(tmp_path / "parts", Training(batch=3), recipe())
+
+
+@pytest.mark.filterwarnings("ignore:There are modules")
+def test_a_run_starts_from_a_model_of_another_size(tmp_path: Path):
+    settings = Training(batch=2, iterations=1, text_iterations=1)
+    train(tmp_path / "small", settings, UNetRecipe(UNetSize(picture=8, channels=(8, 8, 16))))
+    (tmp_path / "large").mkdir()
+    later = Training(batch=2, iterations=1, text_iterations=0, start=str(tmp_path / "small" / "model"))
+    run = Run(tmp_path / "large", later, UNetRecipe(UNetSize(picture=16, channels=(8, 8, 16))))
+    earlier = UNetRecipe(UNetSize(picture=8, channels=(8, 8, 16)))
+    earlier.start_from(tmp_path / "small" / "model")
+    for name, value in earlier.denoiser.state_dict().items():
+        assert torch.equal(value, run.denoiser.state_dict()[name]), name
+    words = [recipe.text_encoder.get_input_embeddings().weight for recipe in (earlier, run.recipe)]
+    assert torch.equal(words[0].half().float(), words[1])
 
 
 def test_wilson_interval_against_known_values():
@@ -242,9 +258,9 @@ def test_wilson_interval_against_known_values():
 
 
 def test_pairs_are_found_by_colour_and_shape():
-    scene = (Shape("circle", "red", 0.25, 0.5, 0.2), Shape("square", "blue", 0.75, 0.5, 0.2))
-    (found,) = detect(render([scene], 24))
+    scene = (Shape("circle", "red", 0.25, 0.5, 0.14), Shape("square", "blue", 0.75, 0.5, 0.14))
+    (found,) = detect(render([scene], 32))
     first, second = find_pair(scene, found)
     assert (first.colour, second.colour) == ("red", "blue")
-    other = (Shape("triangle", "red", 0.25, 0.5, 0.2), scene[1])
+    other = (Shape("triangle", "red", 0.25, 0.5, 0.14), scene[1])
     assert find_pair(other, found) is None

@@ -12,11 +12,14 @@ _HOME_OF = {
     "GuidedPipeline": "attnsteer.pipeline",
     "LearnedSteering": "attnsteer.steering.learned",
     "NAG": "attnsteer.negative.nag",
+    "NASA": "attnsteer.negative.nasa",
+    "OrthogonalNegative": "attnsteer.negative.orthogonal",
     "Relation": "attnsteer.steering.relations",
     "RelationClassifier": "attnsteer.steering.classifier",
     "Span": "attnsteer.steering.relations",
     "explain_relations": "attnsteer.steering.relations",
     "UnsupportedModelError": "attnsteer.families",
+    "VSF": "attnsteer.negative.vsf",
     "guide": "attnsteer.pipeline",
     "guide_denoiser": "attnsteer.install",
     "parse_relations": "attnsteer.steering.relations",
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from attnsteer.install import guide_denoiser as guide_denoiser
     from attnsteer.install import record_maps as record_maps
     from attnsteer.negative.nag import NAG as NAG
+    from attnsteer.negative.nasa import NASA as NASA
+    from attnsteer.negative.orthogonal import OrthogonalNegative as OrthogonalNegative
+    from attnsteer.negative.vsf import VSF as VSF
     from attnsteer.pipeline import GuidedPipeline as GuidedPipeline
     from attnsteer.pipeline import guide as guide
     from attnsteer.steering.classifier import RelationClassifier as RelationClassifier

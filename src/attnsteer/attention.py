@@ -7,50 +7,26 @@ ways to do so.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from attnsteer.accelerations import caches_of, has_caches, when_computed
 from attnsteer.changes import Change, Hook
-from attnsteer.drivers import PlainAttention, function_mode, private_backend
-from attnsteer.families import Family, TextAttention
-from attnsteer.segments import Combine, Rows, Spans, segmented_attention
+from attnsteer.drivers import PlainAttention, function_mode, guider_skips, private_backends
+from attnsteer.families import Family
+from attnsteer.layers import Layout, TextLayer, spans_of, text_layers
+from attnsteer.portions import is_empty, rows_held, weight_held
+from attnsteer.prefix import NotedPrefix
+from attnsteer.segments import Combine, Spans, segmented_attention
+
+_BYPASSING = ("Sliced", "XFormers")  # in names of processors
 
 
 class GuidanceBypassedError(RuntimeError):
     """An attention module that reads text ran, but its attention operation was not seen."""
-
-
-@dataclass(frozen=True, eq=False)
-class TextLayer:
-    """An attention module that reads text, at its place in the order of execution."""
-
-    index: int
-    name: str
-    module: nn.Module
-    reads: TextAttention
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What one denoiser call holds.
-
-    Args:
-        positive: Number of positive text tokens.
-        negative: Number of negative text tokens behind them; 0 when the call is not guided.
-        batch: Batch rows of the call.
-        rows: Batch rows to guide; None is all.
-        arguments: The keywords of the call.
-    """
-
-    positive: int
-    negative: int
-    batch: int
-    rows: Rows
-    arguments: dict[str, Any]
 
 
 class Reader(Protocol):
@@ -68,65 +44,82 @@ class Seam:
     Args:
         denoiser: The (uncompiled) denoiser.
         family: Its row.
+
+    Raises: GuidanceBypassedError if its processors are known to compute attention where nobody sees it.
     """
 
     def __init__(self, denoiser: nn.Module, family: Family) -> None:
         self.layers = text_layers(denoiser, family)
+        bypassing = [layer for layer in self.layers if any(mark in _processor_name(layer) for mark in _BYPASSING)]
+        if bypassing:
+            raise _bypassed(bypassing, len(self.layers), bypassing[0])
         self.layout: Layout | None = None
         self.combine: Combine | None = None
-        self.guided_layers: frozenset[str] = frozenset()
         self.readers: list[Reader] = []
-        self.set_aside: dict[str, Tensor] = {}
-        self.called: set[str] = set()
-        self.hit: set[str] = set()
+        self.with_prefixes = False
+        self._noting = False
+        self._current: TextLayer | None = None
+        self._cached = has_caches(denoiser)
+        self._handle = self.handle  # one object: what is compiled for it stays valid
+
+    @property
+    def guided_layers(self) -> frozenset[str]:
+        """Names of the layers whose image queries read the negative text."""
+        return frozenset(layer.name for layer in self.layers if layer.guided)
+
+    @guided_layers.setter
+    def guided_layers(self, names: frozenset[str]) -> None:
+        for layer in self.layers:
+            layer.guided = layer.name in names
 
     def begin(self, layout: Layout | None) -> None:
         """Start one call of the denoiser; None lets every attention operation pass."""
         self.layout = layout
-        self.set_aside.clear()
-        self.called.clear()
-        self.hit.clear()
+        for layer in self.layers:
+            layer.called = layer.hit = False
+            layer.aside = None
 
     def check_hits(self) -> None:
         """Check that every layer that reads text and ran was also seen.
 
         Raises: GuidanceBypassedError if one was not.
         """
-        missed = [layer for layer in self.layers if layer.name in self.called - self.hit]
-        if self.called and not missed:
+        called = [layer for layer in self.layers if layer.called]
+        missed = [layer for layer in called if not layer.hit]
+        if not missed and (called or self._cached or any(layer.skips for layer in self.layers)):
             return
-        processors = sorted({type(getattr(layer.module, "processor", None)).__name__ for layer in missed})
-        detail = f"{len(missed)} of {len(self.called)}, with {', '.join(processors)}" if missed else "none of them ran"
-        raise GuidanceBypassedError(
-            f"attention layers that read the text were not seen ({detail}; e.g. {(missed or self.layers)[0].name}). "
-            "Attention slicing, xformers and eager processors bypass attnsteer: call "
-            "pipe.disable_attention_slicing() or pipe.disable_xformers_memory_efficient_attention(), or go back to "
-            "the model's default processors with set_default_attn_processor()"
-        )
+        raise _bypassed(missed, len(called), self.layers[0])
 
-    def handle(
-        self, layer: TextLayer, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, plain: PlainAttention
-    ) -> Tensor:
-        """Compute one attention operation; tensors are (batch, heads, tokens, head_dim)."""
-        layout = self.layout
-        if layout is None:
+    def handle(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, plain: PlainAttention) -> Tensor:
+        """Compute one attention operation of the layer that runs; tensors are (batch, heads, tokens, head_dim)."""
+        layout, layer = self.layout, self._current
+        if layout is None or layer is None or layer.has_read:
             return plain.attend(query, key, value, mask)
-        if layer.name in self.set_aside:
+        if layer.aside is not None:
             key, value = self._with_set_aside(layer, key, value, layout)
-        spans = spans_of(layer.reads, layout, query.shape[-2], key.shape[-2])
+        spans = spans_of(layer.reads, layout, query.shape[-2], key.shape[-2], layer.entered)
         if spans is None:
             return plain.attend(query, key, value, mask)
-        self.hit.add(layer.name)
+        layer.hit = True
+        start = layer.portions.take(query.shape[0], layout.batch)
+        if layer.skips == "scores" and query.shape[-2] == value.shape[-2]:
+            return plain.attend(query, key, value, mask)
+        if self._noting:
+            layer.prefix = NotedPrefix.of(key, value, mask, spans.positive)
+            return plain.attend(query, key, value, mask)
         for reader in self.readers:
             reader.read(layer, query, key, mask, spans, plain.scale)
-        if layout.negative == 0:
+        if self.with_prefixes and layer.prefix is not None:
+            key, value, mask, spans = layer.prefix.behind(key, value, mask, spans)
+        if spans.negative == 0:
             return plain.attend(query, key, value, mask)
-        if plain.causal or query.shape[0] % layout.batch != 0:
+        if plain.causal or start is None:
             raise ValueError(
-                f"{layer.name} cannot be guided: its attention is causal, or its batch ({query.shape[0]} rows) is no "
-                f"multiple of the denoiser's ({layout.batch} rows)"
+                f"{layer.name} cannot be guided: its attention is causal, or its batch ({query.shape[0]} rows) is "
+                f"neither a multiple nor a piece of the denoiser's ({layout.batch} rows)"
             )
-        combine = self.combine if layer.name in self.guided_layers else None
+        rows = rows_held(layout.rows, start, query.shape[0], layout.batch)
+        combine = self.combine if layer.guided and not is_empty(rows) else None
         return segmented_attention(
             query,
             key,
@@ -135,15 +128,31 @@ class Seam:
             combine,
             plain.attend,
             mask=mask,
-            rows=_repeated(layout.rows, query.shape[0] // layout.batch),
+            rows=rows,
             scale=plain.scale,
             merge=plain.mergeable,
+            weights=tuple(weight_held(each, layout.rows, start, query, layout.batch) for each in layout.weights),
         )
 
+    @contextmanager
+    def noting_prefixes(self, layout: Layout | None) -> Iterator[None]:
+        """Within the block, keys and values of what stands before the image are noted, and nothing is guided."""
+        saved, self.layout, self._noting = self.layout, layout, True
+        try:
+            yield
+        finally:
+            self.layout, self._noting = saved, False
+
+    def forget_prefixes(self) -> None:
+        """Forget what was noted."""
+        for layer in self.layers:
+            layer.prefix = None
+
     def _with_set_aside(self, layer: TextLayer, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        if layer.reads.probe is None or key.shape[-2] != layout.positive:
+        text, probe, module = layer.aside, layer.reads.probe, layer.module
+        if text is None or probe is None or key.shape[-2] != layout.positive:
             return key, value
-        probe, module, text = layer.reads.probe, layer.module, self.set_aside.pop(layer.name)
+        layer.aside = None
         if probe.fused and getattr(module, "fused_projections", False):
             negative_key, negative_value = getattr(module, probe.fused)(text).chunk(2, dim=-1)
         else:
@@ -159,22 +168,36 @@ class Seam:
     def changes(self) -> Iterator[Change]:
         """All changes that route the layers through `handle`."""
         processors = [id(getattr(layer.module, "processor", None)) for layer in self.layers]
+        dispatching = []
         for layer in self.layers:
             yield Hook(layer.module, "before", self._note(layer))
+            yield from when_computed(layer.module, functools.partial(self._note_computed, layer))
             if layer.reads.probe is not None:
                 yield Hook(layer.module, "before", self._take_aside(layer))
             processor = getattr(layer.module, "processor", None)
-            handle = functools.partial(self.handle, layer)
-            if processors.count(id(processor)) == 1 and hasattr(processor, "_attention_backend"):
-                yield from private_backend(processor, handle)
+            own = processors.count(id(processor)) == 1 and not layer.reads.by_operation
+            if own and hasattr(processor, "_attention_backend"):
+                dispatching.append(processor)
             else:
-                yield from function_mode(layer.module, handle)
+                yield from function_mode(layer.module, self._handle)
+        yield from private_backends(dispatching, self._handle)
 
     def _note(self, layer: TextLayer) -> Callable[..., None]:
+        cached = bool(caches_of(layer.module))  # may answer without any attention operation
+
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.called.add(layer.name)
+            self._current = layer
+            layer.portions.restart()
+            layer.skips = guider_skips(module)
+            layer.called = not layer.skips and not cached
+            if layer.reads.role == "prefix":
+                given = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+                layer.entered = int(given.shape[-2])
 
         return note
+
+    def _note_computed(self, layer: TextLayer) -> None:
+        layer.called = not layer.skips
 
     def _take_aside(self, layer: TextLayer) -> Callable[..., Any]:
         def take_aside(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -184,7 +207,7 @@ class Seam:
             keyword = "encoder_hidden_states"
             context = kwargs[keyword] if keyword in kwargs else args[1]
             kept = context.shape[1] - layout.negative
-            self.set_aside[layer.name] = context[:, kept:]
+            layer.aside = context[:, kept:]
             if keyword in kwargs:
                 return args, {**kwargs, keyword: context[:, :kept]}
             return (args[0], context[:, :kept], *args[2:]), kwargs
@@ -192,66 +215,16 @@ class Seam:
         return take_aside
 
 
-def text_layers(denoiser: nn.Module, family: Family) -> list[TextLayer]:
-    """The attention modules of a denoiser that read text, in execution order."""
-    modules = dict(denoiser.named_modules())
-    found: list[tuple[int, str, TextAttention]] = []
-    config = getattr(denoiser, "config", {})
-    for name, module in modules.items():
-        block = modules[name.rpartition(".")[0]]
-        for reads in family.attention:
-            if fnmatchcase(name, reads.modules) and (
-                not reads.when or _has(module, reads.when) or _has(block, reads.when)
-            ):
-                place = next((i for i, part in enumerate(family.order) if name.startswith(part)), 0)
-                found.append((place, name, reads))
-                break
-    for reads in family.attention:
-        count = int(config.get(reads.except_last) or 0) if reads.except_last else 0
-        mine = [entry for entry in found if entry[2] is reads]
-        found = [entry for entry in found if entry not in mine[len(mine) - count :]] if count else found
-    found.sort(key=lambda entry: entry[0])
-    return [TextLayer(i, name, modules[name], reads) for i, (_, name, reads) in enumerate(found)]
+def _processor_name(layer: TextLayer) -> str:
+    return type(getattr(layer.module, "processor", None)).__name__
 
 
-def _has(module: nn.Module, name: str) -> bool:
-    """Whether the module itself (not its configuration, which diffusers also answers for) has a truthy attribute."""
-    return any(bool(space.get(name)) for space in (vars(module), module._modules, module._parameters))
-
-
-def _repeated(rows: Rows, times: int) -> Rows:
-    """The rows of a batch in which every row stands `times` times in succession (one for each frame of a video)."""
-    if rows is None or times == 1:
-        return rows
-    if isinstance(rows, slice):
-        return slice(rows.start * times, rows.stop * times)
-    return (rows[:, None] * times + torch.arange(times)).flatten()
-
-
-def select_layers(layers: Sequence[TextLayer], wanted: Sequence[str | int] | None) -> frozenset[str]:
-    """Names of the layers chosen by name or by index in execution order; None chooses all.
-
-    Raises: ValueError for a layer that does not exist.
-    """
-    if wanted is None:
-        return frozenset(layer.name for layer in layers)
-    names = [layer.name for layer in layers]
-    for item in wanted:
-        if not (item in names if isinstance(item, str) else -len(names) <= item < len(names)):
-            raise ValueError(f"no layer {item!r}: give an index below {len(names)}, or a name such as {names[0]!r}")
-    return frozenset(item if isinstance(item, str) else names[item] for item in wanted)
-
-
-def spans_of(reads: TextAttention, layout: Layout, queries: int, keys: int) -> Spans | None:
-    """Where the texts lie in an attention operation of a module; None if the operation does not read the text."""
-    length = layout.positive + layout.negative
-    fits = {
-        "cross": keys == length + reads.offset,
-        "joint": queries == keys > length,
-        "hybrid": keys == length + queries,
-        "text": queries == keys == length,
-    }[reads.role]
-    if not fits:
-        return None
-    start = reads.offset if reads.text == "first" else keys - length - reads.offset
-    return Spans(layout.positive, layout.negative, start, start if reads.role in ("joint", "text") else None)
+def _bypassed(missed: Sequence[TextLayer], called: int, first: TextLayer) -> GuidanceBypassedError:
+    processors = sorted({_processor_name(layer) for layer in missed})
+    detail = f"{len(missed)} of {called}, with {', '.join(processors)}" if missed else "none of them ran"
+    return GuidanceBypassedError(
+        f"attention layers that read the text were not seen ({detail}; e.g. {(missed or [first])[0].name}). "
+        "Attention slicing, xformers and eager processors bypass attnsteer: call "
+        "pipe.disable_attention_slicing() or pipe.disable_xformers_memory_efficient_attention(), or go back to "
+        "the model's default processors with set_default_attn_processor()"
+    )

@@ -21,7 +21,11 @@ from attnsteer.drivers import PlainAttention, function_mode
 from attnsteer.families import Family, TextInput
 from attnsteer.inject import named_arguments
 from attnsteer.install import Arguments, Decision
-from attnsteer.segments import Combine
+from attnsteer.parallel import check_undivided
+from attnsteer.several import each_text
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+"""(Z+, Z-) -> output, heads flattened."""
 
 _LIKELY = ("transformer", "transformer_2", "unet", "prior", "decoder")
 
@@ -47,9 +51,14 @@ def check_batch(pipe: Any, negative: Any, steering: Any, validate: bool) -> None
     likely_denoisers(pipe)
     if negative is None or steering is not None or validate:
         raise ValueError("engine='batch' is for one negative method: leave out steering methods and validate=True")
-    if any(getattr(negative, name, 0) is None for name in ("scale", "tau", "alpha")):
+    if not negative.by_difference:
+        raise ValueError(
+            f"engine='batch' cannot tell which attention reads the text, and {type(negative).__name__} changes all of "
+            "it: use a method that works on the difference of both texts, NAG or OrthogonalNegative"
+        )
+    if negative.open_settings:
         raise ValueError("engine='batch' knows no presets: give all settings, e.g. NAG(scale=5, tau=2.5, alpha=0.25)")
-    if getattr(negative, "layers", None) is not None:
+    if negative.layers is not None:
         raise ValueError("engine='batch' knows no layers: leave layers at None")
 
 
@@ -61,8 +70,8 @@ def seen_family(denoiser: nn.Module, positive: Mapping[str, Any], contrast: Mapp
     texts = []
     for name, first in positive.items():
         second = contrast.get(name)
-        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-            continue
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor) or "residual" in name:
+            continue  # what a ControlNet made of the text belongs to the picture
         if first.shape != second.shape:
             raise ValueError(
                 f"engine='batch' needs texts of equal length, but {name} is {tuple(first.shape)} for one and "
@@ -108,16 +117,19 @@ def batch_guidance(
 ) -> Iterator[None]:
     """Guide the calls of a denoiser for which `decide` gives rows and a negative text, by doubling their batch.
 
-    Raises: ValueError if no image token was found in a guided call.
+    Raises: ValueError if no image token was found in a guided call; DividedDenoiserError under context or tensor
+        parallelism.
     """
     calls: list[_Call | None] = [None]
     inner = getattr(denoiser, "_orig_mod", denoiser)
+    check_undivided(inner)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[tuple[Any, ...], Arguments]:
         arguments = named_arguments(inner, args, kwargs)
         decision = decide(arguments)
         calls[0] = None
         if decision is not None:
+            _check_whole_batch(inner)
             arguments, calls[0] = _doubled(family, arguments, decision)
         return (), arguments
 
@@ -144,17 +156,19 @@ def batch_guidance(
 
 
 def _doubled(family: Family, arguments: Arguments, decision: Decision) -> tuple[Arguments, _Call]:
-    rows, negative = decision
+    rows, ((negative, _), *_) = decision[0], each_text(decision[1])
     batch = int(arguments[family.text[0].name].shape[0])
     guided = list(range(batch)) if rows is None else [int(row) for row in torch.arange(batch)[rows]]
     texts = {text.name for text in family.text if text.kind == "tokens"}
 
     def grown(name: str, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch:
+        if _has_rows(value, batch):
             added = negative[name].to(value) if name in texts and name in negative else value[guided]
             return torch.cat([value, added])
         if isinstance(value, dict):
             return {key: grown("", entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple) and value and all(_has_rows(entry, batch) for entry in value):
+            return type(value)(grown("", entry) for entry in value)  # e.g. what a ControlNet adds to each block
         if isinstance(value, list) and len(value) == batch:
             return [*value, *(value[row] for row in guided)]
         return value
@@ -162,6 +176,24 @@ def _doubled(family: Family, arguments: Arguments, decision: Decision) -> tuple[
     each = [int(arguments[t.name].shape[t.axis]) for t in family.text if t.kind == "tokens" and t.axis == 1]
     lengths = sorted({*each, sum(each)})
     return {name: grown(name, value) for name, value in arguments.items()}, _Call(batch, guided, lengths)
+
+
+def _has_rows(value: Any, batch: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+
+
+def _check_whole_batch(denoiser: nn.Module) -> None:
+    """Processors of perturbed-attention guidance cut the batch into thirds or halves, whatever stands behind it.
+
+    Raises: ValueError if there is one.
+    """
+    names = {type(getattr(module, "processor", None)).__name__ for module in denoiser.modules()}
+    cutting = sorted(name for name in names if name.startswith("PAG"))
+    if cutting:
+        raise ValueError(
+            f"engine='batch' doubles the batch, which {cutting[0]} cuts into equal pieces: leave out engine='batch' "
+            "where the denoiser's class has a row, or set pag_scale=0"
+        )
 
 
 def _combined(query: Tensor, out: Tensor, call: _Call, combine: Combine) -> Tensor:

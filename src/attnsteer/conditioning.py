@@ -1,121 +1,22 @@
-"""What a stock pipeline feeds its denoiser: captured by running it, never re-implemented.
+"""Which rows of a denoiser call are conditional, and what text they get; told by comparing with dry runs."""
 
-A dry run is the pipeline's own `__call__` with another prompt, stopped at the first call of the denoiser. It works for
-every text encoder, chat template and padding rule. Random number generators, the scheduler and the pipeline's own
-attributes are put back afterwards, so the real run is the same as without it.
-"""
-
-import random
-import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnsteer.changes import Attribute, Change, Hook, applied
+from attnsteer.dry_run import CALLBACKS as CALLBACKS
+from attnsteer.dry_run import Arguments as Arguments
+from attnsteer.dry_run import cache_key as cache_key
+from attnsteer.dry_run import captured as captured
+from attnsteer.dry_run import preserved as preserved
+from attnsteer.dry_run import prompt_count as prompt_count
+from attnsteer.dry_run import text_inputs as text_inputs
+from attnsteer.dry_run import with_prompt as with_prompt
 from attnsteer.families import Family
-from attnsteer.inject import fresh, named_arguments, taken
-
-Arguments = dict[str, Any]
-
-_PROMPT_KEYWORD = re.compile(r"(pooled_)?prompt(_\d+)?(_embeds|_attention_mask|_mask)?(_\d+|_mask)?$")
-_CALLBACKS = ("callback_on_step_end", "callback")
-_NOT_IN_TEXT = frozenset(
-    ("generator", "latents", "num_inference_steps", "output_type", "return_dict", "eta", "timesteps", "sigmas")
-    + ("callback_on_step_end", "callback_on_step_end_tensor_inputs", "callback", "callback_steps")
-)
-
-
-class _Captured(Exception):
-    """Carries the arguments of the first denoiser call out of the dry run."""
-
-    def __init__(self, arguments: Arguments) -> None:
-        super().__init__()
-        self.arguments = arguments
-
-
-def captured(pipe: Any, denoisers: Sequence[nn.Module], call: Mapping[str, Any]) -> Arguments:
-    """The arguments of the first denoiser call that `pipe(**call)` would make.
-
-    Args:
-        pipe: A stock diffusers pipeline.
-        denoisers: Its denoisers, as the pipeline calls them.
-        call: Keywords of the call; user callbacks among them are left out.
-
-    Raises: RuntimeError if the pipeline ends without calling a denoiser.
-    """
-
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> None:
-        raise _Captured(named_arguments(getattr(module, "_orig_mod", module), args, kwargs))
-
-    quiet = {**getattr(pipe, "_progress_bar_config", {}), "disable": True}
-    changes: list[Change] = [Hook(denoiser, "before", stop) for denoiser in denoisers]
-    changes.append(Attribute(pipe, "_progress_bar_config", quiet))
-    arguments = {name: fresh(value) for name, value in call.items() if name not in _CALLBACKS}
-    with _preserved(pipe, call), applied(changes):
-        try:
-            pipe(**arguments)
-        except _Captured as found:
-            return found.arguments
-    raise RuntimeError(f"{type(pipe).__name__} returned without calling its denoiser, so its text inputs are unknown")
-
-
-@contextmanager
-def _preserved(pipe: Any, call: Mapping[str, Any]) -> Iterator[None]:
-    """Put back random state, the user's generators, scheduler and pipeline attributes; free offload hooks."""
-    given = call.get("generator")
-    generators = [given] if isinstance(given, torch.Generator) else list(given or ())
-    states = [generator.get_state() for generator in generators]
-    owners = [vars(owner) for owner in (pipe, getattr(pipe, "scheduler", None)) if owner is not None]
-    saved = [dict(own) for own in owners]
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        for own, before in zip(owners, saved, strict=True):
-            own.clear()
-            own.update(before)
-        if hasattr(pipe, "maybe_free_model_hooks"):
-            pipe.maybe_free_model_hooks()
-
-
-def prompt_count(call: Mapping[str, Any]) -> int:
-    """Number of prompts in a pipeline call, before `num_images_per_prompt`.
-
-    Raises: ValueError if the call has neither a prompt nor its embeddings.
-    """
-    prompt, embeds = call.get("prompt"), call.get("prompt_embeds")
-    if prompt is None and embeds is None:
-        raise ValueError("the call has no prompt: give prompt=..., or prompt_embeds=...")
-    return 1 if isinstance(prompt, str) else len(embeds if prompt is None else prompt)  # type: ignore[arg-type]
-
-
-def with_prompt(call: Mapping[str, Any], prompt: str | Sequence[str]) -> Arguments:
-    """The same pipeline call for another prompt; one text stands for every prompt of the call.
-
-    Raises: ValueError if the number of texts is not the number of prompts.
-    """
-    count = prompt_count(call)
-    texts = [prompt] * count if isinstance(prompt, str) else list(prompt)
-    if len(texts) != count:
-        raise ValueError(f"got {len(texts)} negative prompts for {count} prompts: give one for all, or one for each")
-    kept = {name: value for name, value in call.items() if not _PROMPT_KEYWORD.match(name)}
-    return {**kept, "prompt": texts[0] if isinstance(call.get("prompt"), str) else texts}
-
-
-def text_inputs(family: Family, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The text inputs among the arguments of a denoiser call."""
-    names = (text.name for text in family.text)
-    return {name: arguments[name] for name in names if isinstance(arguments.get(name), Tensor | list | dict)}
+from attnsteer.inject import taken
+from attnsteer.several import Negative, WeightedText
 
 
 class Conditioning:
@@ -129,16 +30,30 @@ class Conditioning:
         family: The denoiser's row.
         contrast: Text inputs of the first call for another prompt (the negative one, where there is one).
         capture: Gives the arguments of the first call for the run's own prompt, by a dry run.
+        weighted: All negative texts with their weights (one number, or one for each row of the first call), where
+            there are several or a weight is not 1; `contrast` is the first of them.
+        unlike: Text inputs for a text that is no prompt of the call; given where a negative text is the prompt itself,
+            so that its rows are known as conditional, though there is nothing to guide in them.
     """
 
-    def __init__(self, family: Family, contrast: Mapping[str, Any], capture: Callable[[], Arguments]) -> None:
+    def __init__(
+        self,
+        family: Family,
+        contrast: Mapping[str, Any],
+        capture: Callable[[], Arguments],
+        weighted: Sequence[WeightedText] = (),
+        unlike: Mapping[str, Any] | None = None,
+    ) -> None:
         self.family = family
+        self.unlike = unlike
+        self.weighted = tuple(weighted)
         self.contrast = dict(contrast)
         self._main = family.text[0].name
         self.dry_run = capture
         self._positive: Arguments | None = None
         self._reference: list[Tensor] | None = None
         self._conditional: list[int] = []
+        self._guided: set[int] = set()
         self._seen: list[tuple[list[Tensor], list[tuple[int, int]], list[tuple[int, int]]]] = []
 
     @property
@@ -153,21 +68,26 @@ class Conditioning:
         matches = self._matches(arguments)
         return _as_rows([row for row, _ in matches]) if matches else None
 
-    def decide(self, arguments: Mapping[str, Any]) -> tuple[slice | Tensor, dict[str, Any]] | None:
-        """The conditional rows of a denoiser call and the contrast's text inputs for them; None if it has none."""
-        matches = self._matches(arguments)
+    def decide(self, arguments: Mapping[str, Any]) -> tuple[slice | Tensor, Negative] | None:
+        """The conditional rows of a denoiser call and the negative text for them; None if it has none."""
+        matches = [(row, reference) for row, reference in self._matches(arguments) if reference in self._guided]
         if not matches:
             return None
         chosen = [reference for _, reference in matches]
-        negative = {
-            text.name: taken(text, self.contrast[text.name], chosen)
-            for text in self.family.text
-            if text.name in self.contrast
-        }
-        return _as_rows([row for row, _ in matches]), negative
+
+        def of_chosen(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                text.name: taken(text, inputs[text.name], chosen) for text in self.family.text if text.name in inputs
+            }
+
+        rows = _as_rows([row for row, _ in matches])
+        if not self.weighted:
+            return rows, of_chosen(self.contrast)
+        weights = [weight[chosen] if isinstance(weight, Tensor) else weight for _, weight in self.weighted]
+        return rows, [(of_chosen(each), weight) for (each, _), weight in zip(self.weighted, weights, strict=True)]
 
     def _matches(self, arguments: Mapping[str, Any]) -> list[tuple[int, int]]:
-        text = list(arguments[self._main])
+        text = self._rows_of(arguments)
         if self._reference is None:
             self._set_reference(text)
         value = arguments[self._main]
@@ -181,16 +101,30 @@ class Conditioning:
         del self._seen[:-4]
         return matches
 
+    def _rows_of(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """The text of each batch row; a denoiser without a batch axis has one row."""
+        value = inputs[self._main]
+        return [value] if self.family.text[0].kind == "positions" else list(value)
+
     def _set_reference(self, text: list[Tensor]) -> None:
-        contrast = list(self.contrast[self._main])
-        if len(contrast) != len(text):
-            raise ValueError(
-                f"the denoiser gets {len(text)} rows of text for the prompt and {len(contrast)} for the other prompt, "
-                "so conditional rows cannot be told; please report this pipeline"
-            )
+        negatives = [self.contrast, *(inputs for inputs, _ in self.weighted[1:])]
+        self._guided = self._changed(text, negatives)
+        self._conditional = sorted(self._guided if self.unlike is None else self._changed(text, [self.unlike]))
         self._reference = text
-        pairs = enumerate(zip(text, contrast, strict=True))
-        self._conditional = [i for i, (mine, other) in pairs if not _same_text(mine, other.to(mine))]
+
+    def _changed(self, text: list[Tensor], others: Sequence[Mapping[str, Any]]) -> set[int]:
+        """Rows whose text is another one in any of the other text inputs."""
+        different: set[int] = set()
+        for inputs in others:
+            contrast = self._rows_of(inputs)
+            if len(contrast) != len(text):
+                raise ValueError(
+                    f"the denoiser gets {len(text)} rows of text for the prompt and {len(contrast)} for the other "
+                    "prompt, so conditional rows cannot be told; please report this pipeline"
+                )
+            pairs = enumerate(zip(text, contrast, strict=True))
+            different |= {i for i, (mine, other) in pairs if not _same_text(mine, other.to(mine))}
+        return different
 
     def _compare(self, text: list[Tensor]) -> list[tuple[int, int]]:
         reference, matches = self._reference or [], []
@@ -203,8 +137,39 @@ class Conditioning:
         return matches
 
 
+def prompt_of_rows(family: Family, contrast: Mapping[str, Any], marked: Mapping[str, Any], prompts: int) -> list[int]:
+    """For each row of a denoiser's text, the prompt it belongs to; 0 for rows that do not depend on the prompt.
+
+    Args:
+        family: The denoiser's row.
+        contrast: Text inputs for any prompts.
+        marked: Text inputs for as many prompts, no two the same, and none that of `contrast`.
+        prompts: Number of prompts.
+
+    Raises: ValueError if the rows do not show that many different texts.
+    """
+    name = family.text[0].name
+    seen: list[Tensor] = []
+    found = []
+    for mine, other in zip(marked[name], contrast[name], strict=True):
+        if mine.shape == other.shape and torch.equal(mine, other.to(mine)):
+            found.append(0)
+            continue
+        place = next((i for i, known in enumerate(seen) if torch.equal(known, mine)), len(seen))
+        seen += [mine] if place == len(seen) else []
+        found.append(place)
+    if len(seen) != prompts:
+        raise ValueError(
+            f"the denoiser's text shows {len(seen)} different prompts instead of {prompts}, so weights cannot be told "
+            "apart: give all prompts negative texts of the same weights, or call the pipeline once for each prompt"
+        )
+    return found
+
+
 def _same_text(first: Tensor, second: Tensor) -> bool:
     """Whether two rows hold the same text; lengths may differ by padding."""
+    if first.shape[1:] != second.shape[1:]:
+        return False
     length = min(first.shape[0], second.shape[0])
     return bool(torch.allclose(first[:length], second[:length], rtol=1e-3, atol=1e-5))
 
@@ -212,32 +177,3 @@ def _same_text(first: Tensor, second: Tensor) -> bool:
 def _as_rows(rows: list[int]) -> slice | Tensor:
     together = rows == list(range(rows[0], rows[0] + len(rows)))
     return slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows)
-
-
-def cache_key(pipe: Any, call: Mapping[str, Any]) -> Hashable | None:
-    """What the text inputs of a pipeline call depend on; None if that cannot be told, so that nothing is reused."""
-    parts: list[Hashable] = []
-    for name, module in sorted(pipe.components.items()):
-        if isinstance(module, nn.Module) and "encoder" in name:
-            if getattr(module, "peft_config", None):
-                return None
-            weights = list(module.parameters())
-            versions = sum(0 if weight.is_inference() else weight._version for weight in weights)
-            first = weights[0] if weights else torch.empty(0)
-            parts.append((name, id(module), len(weights), versions, first.dtype))
-        elif "tokenizer" in name and hasattr(module, "__len__"):
-            parts.append((name, id(module), len(module)))
-    try:
-        return (*parts, _frozen({k: v for k, v in call.items() if k not in _NOT_IN_TEXT}))
-    except TypeError:
-        return None
-
-
-def _frozen(value: Any) -> Hashable:
-    if isinstance(value, Mapping):
-        return tuple((key, _frozen(value[key])) for key in sorted(value))
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(entry) for entry in value)
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise TypeError(f"{type(value).__name__} has no stable value")

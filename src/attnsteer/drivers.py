@@ -10,16 +10,18 @@ Neither makes new functions when it is applied again: `torch.compile` keeps what
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
+from diffusers.hooks.layer_skip import AttentionProcessorSkipHook
 from diffusers.models import attention_dispatch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attnsteer.changes import Attribute, Change, Entry
+from attnsteer.changes import Attribute, Change, Deferred, Entry
 from attnsteer.segments import Attend
 
 
@@ -43,16 +45,47 @@ class PlainAttention:
 Handle = Callable[[Tensor, Tensor, Tensor, Tensor | None, PlainAttention], Tensor]
 """(query, key, value, mask, the operation replaced) -> output; tensors are (batch, heads, tokens, head_dim)."""
 
-_serial = itertools.count()
+_NATIVE = attention_dispatch.AttentionBackendName.NATIVE
+_members: list[attention_dispatch.AttentionBackendName] = []
 
 
-def private_backend(processor: Any, handle: Handle) -> Iterator[Change]:
-    """Driver A: a backend in diffusers' registry for one processor, for the time of the installation."""
-    replaced = processor._attention_backend
+def private_backends(processors: Sequence[Any], handle: Handle) -> Iterator[Change]:
+    """Driver A: a backend in diffusers' registry for the time of the installation, one for each that is replaced.
+
+    Processors with the same backend share one, so that blocks which are compiled one by one can share their code.
+    """
+    groups: dict[str, list[Any]] = {}
+    for processor in processors:
+        groups.setdefault(str(processor._attention_backend), []).append(processor)
+    for group in groups.values():
+        yield Deferred(functools.partial(_registered, group, _backend(group[0]._attention_backend, handle)))
+
+
+def _registered(processors: Sequence[Any], attention: Callable[..., Tensor]) -> Iterator[Change]:
+    """The registry entries of a private backend, under the first free name, and its use by the processors."""
     registry = attention_dispatch._AttentionBackendRegistry
-    name = f"attnsteer_{next(_serial)}"
-    member = str.__new__(attention_dispatch.AttentionBackendName, name)
-    member._name_, member._value_ = name, name
+    member = next(member for member in _all_members() if member not in registry._backends)
+    known_names = frozenset().union(*registry._supported_arg_names.values())
+    yield Entry(registry._backends, member, attention)
+    yield Entry(registry._constraints, member, [])
+    yield Entry(registry._supported_arg_names, member, set(known_names))
+    for processor in processors:
+        yield Attribute(processor, "_attention_backend", member)
+
+
+def _all_members() -> Iterator[attention_dispatch.AttentionBackendName]:
+    """Names for private backends. They are used again: compiled code knows a backend by the identity of its name."""
+    for index in itertools.count():
+        if index == len(_members):
+            name = f"attnsteer_{index}"
+            member = str.__new__(attention_dispatch.AttentionBackendName, name)
+            member._name_, member._value_ = name, name
+            _members.append(member)
+        yield _members[index]
+
+
+def _backend(replaced: Any, handle: Handle) -> Callable[..., Tensor]:
+    registry = attention_dispatch._AttentionBackendRegistry
 
     def attention(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
         if kwargs.pop("_parallel_config", None) is not None:
@@ -66,20 +99,50 @@ def private_backend(processor: Any, handle: Handle) -> Iterator[Change]:
             known = {k: kwargs[k] for k in ("dropout_p", "is_causal", "scale", "enable_gqa") if k in kwargs}
             extra = {k: v for k, v in kwargs.items() if k not in known}
             out = attention_dispatch.dispatch_attention_fn(
-                *tokens_first, attn_mask=m, **known, attention_kwargs=extra, backend=replaced
+                *tokens_first, attn_mask=m, **known, attention_kwargs=extra, backend=backend
             )
             return out.transpose(1, 2)
 
-        active = registry.get_active_backend()[0] if replaced is None else replaced
+        backend = _NATIVE if _needs_gradient(replaced, query) else replaced
+
+        active = registry.get_active_backend()[0] if backend is None else backend
         plain = PlainAttention(attend, kwargs.get("scale"), _is_native(active), bool(kwargs.get("is_causal")))
         out = handle(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask, plain)
         return out.transpose(1, 2)
 
-    known_names = frozenset().union(*registry._supported_arg_names.values())
-    yield Entry(registry._backends, member, attention)
-    yield Entry(registry._constraints, member, [])
-    yield Entry(registry._supported_arg_names, member, set(known_names))
-    yield Attribute(processor, "_attention_backend", member)
+    return attention
+
+
+def guider_skips(module: nn.Module) -> Literal["", "attention", "scores"]:
+    """What a guider of diffusers (skip-layer, perturbed attention, ...) leaves out of an attention module right now.
+
+    Returns: "attention" if all of it, "scores" if the values are the result, "" if nothing.
+    """
+    registry = getattr(module, "_diffusers_hook", None)
+    for hook in () if registry is None else registry.hooks.values():
+        if isinstance(hook, AttentionProcessorSkipHook):
+            if hook.skip_attention_scores:
+                return "scores"
+            return "attention" if hook.dropout == 1.0 else ""
+    return ""
+
+
+def differentiable_attention(denoiser: nn.Module) -> Iterator[Change]:
+    """Changes that make PyTorch's own attention compute what may need a gradient: other backends may have none.
+
+    Processors with a private backend see to that themselves.
+    """
+    registry = attention_dispatch._AttentionBackendRegistry
+    yield Attribute(registry, "_active_backend", _NATIVE)
+    for module in denoiser.modules():
+        processor = vars(module).get("processor")
+        chosen = getattr(processor, "_attention_backend", None)
+        if chosen is not None and chosen not in _members and not _is_native(chosen):
+            yield Attribute(processor, "_attention_backend", _NATIVE)
+
+
+def _needs_gradient(backend: Any, query: Tensor) -> bool:
+    return backend is not None and not _is_native(backend) and torch.is_grad_enabled() and query.requires_grad
 
 
 def _is_native(backend: Any) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnsteer.attention import Layout, Seam
+from attnsteer.attention import Seam
 from attnsteer.changes import Attribute, Change
 from attnsteer.families import Family, SplitRun, TextInput
+from attnsteer.layers import Layout
 from attnsteer.segments import Rows
 
 
@@ -43,6 +44,9 @@ def text_length(family: Family, arguments: Mapping[str, Any]) -> int:
     """
     main = family.text[0]
     value = arguments.get(main.name)
+    if family.image_mark is not None:
+        keyword, mark = family.image_mark
+        return int((arguments[keyword] != mark).sum(-1).max())
     if isinstance(value, list) and value and all(isinstance(entry, Tensor) for entry in value):
         return max(int(entry.shape[main.axis]) for entry in value)
     if not isinstance(value, Tensor):
@@ -54,6 +58,8 @@ def batch_size(family: Family, arguments: Mapping[str, Any]) -> int:
     """Number of batch rows of a denoiser call."""
     main = family.text[0]
     value = arguments[main.name]
+    if main.kind == "positions":
+        return 1
     return len(value) if main.kind == "rows" else int(value.shape[main.batch])
 
 
@@ -76,6 +82,10 @@ def with_negative(
     joined, length = dict(arguments), text_length(family, filled)
     for text in family.text:
         first, second = arguments.get(text.name), filled.get(text.name)
+        if text.kind == "room" and isinstance(first, Tensor):
+            second = first.new_zeros((*first.shape[: text.axis], length, *first.shape[text.axis + 1 :]))
+            joined[text.name] = inserted(first, second, text.axis, "first", layout.positive, length)
+            continue
         if text.kind == "mask" and (first is None) != (second is None):
             some = second if first is None else first
             first = _ones(arguments, family, some) if first is None else first
@@ -97,6 +107,20 @@ def inserted(first: Tensor, second: Tensor, axis: int, place: str, positive: int
     return torch.cat([before, text, after], axis)
 
 
+def without_room(family: Family, layout: Layout, output: Any) -> Any:
+    """A denoiser's output without the places of the negative text, where its latents hold room for texts."""
+    room = next((text for text in family.text if text.kind == "room"), None)
+    if room is None or layout.negative == 0:
+        return output
+    if isinstance(output, dict):
+        name = next(iter(output))
+        return type(output)(**{**output, name: without_room(family, layout, output[name])})
+    if isinstance(output, tuple):
+        return (without_room(family, layout, output[0]), *output[1:])
+    before, _, after = output.tensor_split((layout.positive, layout.positive + layout.negative), room.axis)
+    return torch.cat([before, after], room.axis)
+
+
 def negative_arguments(
     family: Family, arguments: Mapping[str, Any], negative: Mapping[str, Any], rows: Rows
 ) -> tuple[dict[str, Any], Layout]:
@@ -112,6 +136,9 @@ def negative_arguments(
         raise ValueError(
             f"negative must hold {main.name!r}, the text input of {family.denoiser}, got {sorted(negative)}"
         )
+    refused = [name for name in family.refused if arguments.get(name) is not None]
+    if refused:
+        raise ValueError(f"{family.denoiser} cannot be guided in calls with {refused[0]} yet; leave the method out")
     unknown = sorted(set(negative) - {text.name for text in family.text})
     if unknown:
         raise ValueError(f"negative holds {unknown}, not text inputs of {family.denoiser}; remove them")
@@ -120,7 +147,7 @@ def negative_arguments(
     filled = dict(arguments)
     for text in family.text:
         first, second = arguments.get(text.name), negative.get(text.name)
-        if second is None and first is not None and text.kind not in ("mask", "whole"):
+        if second is None and first is not None and text.kind not in ("mask", "whole", "room"):
             raise ValueError(f"negative must hold {text.name!r} too, because the call has it")
         absent = first if text.kind == "whole" else None
         filled[text.name] = absent if second is None else _filled(text, second, first, batch, rows)
@@ -206,10 +233,11 @@ def _split_run(module: nn.Module, split: SplitRun, seam: Seam) -> Change:
         total = 0 if layout is None else layout.positive + layout.negative
         if layout is None or layout.negative == 0 or any(given[n].shape[axis] != total for n, axis in axes.items()):
             return forward(*args, **kwargs)
-        parts = {n: given[n].split([layout.positive, layout.negative], dim=axis) for n, axis in axes.items()}
+        lengths = [layout.positive, *(layout.negatives or (layout.negative,))]
+        parts = {n: given[n].split(lengths, dim=axis) for n, axis in axes.items()}
         if split.keep == "positive":
             return forward(**{**given, **{n: halves[0] for n, halves in parts.items()}})
-        both = [forward(**{**given, **{n: halves[i] for n, halves in parts.items()}}) for i in (0, 1)]
-        return torch.cat(both, split.arguments[0][1])
+        each = [forward(**{**given, **{n: cut[i] for n, cut in parts.items()}}) for i in range(len(lengths))]
+        return torch.cat(each, split.arguments[0][1])
 
     return Attribute(module, "forward", apart)

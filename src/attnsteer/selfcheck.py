@@ -1,6 +1,7 @@
 """Two checks that negative guidance of a denoiser is wired correctly; they catch errors that raise nothing.
 
-Same text: with the negative text equal to the positive one, the output must equal the plain one; misplaced spans show.
+Same text: with the negative text equal to the positive one, and its reading taken for the image, the output must equal
+the plain one; misplaced spans show.
 Leak: with the combination switched off and a different negative text, the output must equal the plain one too; text
 that reaches the image by another way than the combination shows, e.g. a norm over the text sequence.
 """
@@ -15,12 +16,18 @@ from torch import Tensor
 from attnsteer.families import Family
 from attnsteer.inject import taken
 from attnsteer.install import Decision, Guidance
+from attnsteer.reading import TextReading
+from attnsteer.several import each_text
 
 Run = Callable[[Guidance | None], Tensor]
 
 
 class SelfCheckError(RuntimeError):
     """Guided and plain output differ where they must not: the model's row in `attnsteer.families` is wrong."""
+
+
+def _negative_alone(reading: TextReading) -> Tensor:
+    return reading.negatives()[0]
 
 
 def self_check(
@@ -39,7 +46,8 @@ def self_check(
 
     Raises: SelfCheckError if a deviation exceeds 1e-3 (5e-2 in half precision).
     """
-    rows, negative = decision
+    rows, texts = decision
+    negative = each_text(texts)[0][0]
     same = {
         text.name: taken(text, arguments[text.name], slice(None) if rows is None else rows)
         for text in family.text
@@ -48,8 +56,8 @@ def self_check(
     plain = run(None)
     errors = []
     for name, trial in (
-        ("same-text", replace(guidance, decide=lambda _: (rows, same))),
-        ("leak", replace(guidance, decide=lambda _: decision, combine=lambda positive, _: positive)),
+        ("same-text", replace(guidance, decide=lambda _: (rows, same), combine=_negative_alone)),
+        ("leak", replace(guidance, decide=lambda _: decision, combine=lambda reading: reading.positive())),
     ):
         deviation = (run(trial).float() - plain.float()).abs().max() / plain.float().abs().max().clamp_min(1e-12)
         errors.append(float(deviation))

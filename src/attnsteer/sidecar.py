@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attnsteer.attention import Layout, Seam
+from attnsteer.attention import Seam
 from attnsteer.block_call import BlockCall, entry_at, with_entry
-from attnsteer.changes import Attribute, Change, Hook
+from attnsteer.changes import Attribute, Change, Hook, entry_of
 from attnsteer.families import Block, Family, Part
 from attnsteer.inject import fresh, inserted, named_arguments
+from attnsteer.layers import Layout
 
 
 class SideCar:
@@ -42,15 +43,19 @@ class SideCar:
         self._noted: dict[str, BlockCall] = {}
         self._carried: Tensor | None = None
         self._entering: dict[str, Tensor | None] = {}
-        self._images: int | None = None
+        self._images: dict[int, int] = {}
         self._rehearsing = False
 
     def clear(self) -> None:
         """Forget the texts of the latest call, unless a backward pass may still recompute its blocks."""
         if not torch.is_grad_enabled():
-            self.negative, self._carried = None, None
-            self._noted.clear()
-            self._entering.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget everything."""
+        self.negative, self._carried = None, None
+        self._noted.clear()
+        self._entering.clear()
 
     def changes(self) -> Iterator[Change]:
         """All changes that bring the negative tokens into the blocks."""
@@ -60,19 +65,19 @@ class SideCar:
         for name, module in self.denoiser.named_modules():
             block = next((block for block in self.family.blocks if _is_block(name, module, block)), None)
             if block is not None:
-                yield Attribute(module, "forward", self._block(name, module, block))
+                yield Attribute(module, entry_of(module), self._block(name, module, block))
             if self.family.image_tokens and fnmatchcase(name, self.family.image_tokens):
                 yield Hook(module, "after", self._count)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        if self._images is None and isinstance(output, Tensor):
-            self._images = int(output.shape[-2])
+        if isinstance(output, Tensor):
+            self._images.setdefault(id(module), int(output.shape[-2]))
 
     def _whole(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
             negative, layout = self.negative, self.seam.layout
-            self._images = None
+            self._images = {}
             if self._rehearsing or layout is None:
                 return forward(*args, **kwargs)
             if self.family.rowwise and layout.batch > 1 and self.seam.readers:
@@ -123,7 +128,7 @@ class SideCar:
             self.seam.layout, self._rehearsing = layout, False
 
     def _block(self, name: str, module: nn.Module, block: Block) -> Callable[..., Any]:
-        forward = module.forward
+        forward = getattr(module, entry_of(module))
         names = list(inspect.signature(type(module).forward).parameters)[1:]
 
         @functools.wraps(forward)
@@ -136,28 +141,33 @@ class SideCar:
             if layout is None:
                 return forward(*args, **kwargs)
             noted = self._noted.get(name)
-            positive = self._length(block, call)
-            negative = 0 if noted is None else self._length(block, noted)
-            self.seam.layout = replace(layout, positive=positive, negative=negative)
+            streams = {
+                stream: (self._length(block, call, stream), self._length(block, noted, stream) if noted else 0)
+                for stream in dict.fromkeys(part.stream for part in block.parts)
+            }
+            positive, negative = streams[""]
+            self.seam.layout = replace(layout, positive=positive, negative=negative, streams=streams)
             if noted is None:
                 return forward(*args, **kwargs)
             if torch.is_grad_enabled():  # gradient checkpointing may run the block again, later
                 self._carried = self._entering.setdefault(name, self._carried)
-            self._insert(block, call, noted, positive, negative)
+            self._insert(block, call, noted, streams)
             return self._take_out(block, forward(*call.args, **call.kwargs), positive, negative)
 
         return ride
 
-    def _length(self, block: Block, call: BlockCall) -> int:
-        part = next(part for part in block.parts if part.text != "none")
-        size = int(call.get(call.paths(part)[0]).shape[part.axis])
-        others = (self._images or 0) + self.family.extra_tokens
+    def _length(self, block: Block, call: BlockCall, stream: str = "") -> int:
+        part = next(part for part in block.parts if part.text != "none" and part.stream == stream)
+        value = call.get(call.paths(part)[0])
+        size = 0 if value is None else int(value.shape[part.axis])
+        others = sum(self._images.values()) + self.family.extra_tokens
         return size if part.text == "all" else size - others
 
-    def _insert(self, block: Block, call: BlockCall, noted: BlockCall, positive: int, negative: int) -> None:
+    def _insert(self, block: Block, call: BlockCall, noted: BlockCall, streams: Mapping[str, tuple[int, int]]) -> None:
         for part in block.parts:
             if part.text == "none":
                 continue
+            positive, negative = streams[part.stream]
             for path in call.paths(part) or noted.paths(part):
                 first, second = call.get(path), noted.get(path)
                 if first is None and second is None:
@@ -248,16 +258,19 @@ def _row_of(family: Family, arguments: Mapping[str, Any], row: int) -> dict[str,
     }
     mine = dict(arguments)
     for name in (*family.rowwise, *(text.name for text in family.text)):
-        value = arguments.get(name)
-        if isinstance(value, list):
+        value = arguments.get(name.removesuffix(".*"))
+        if isinstance(value, list) and name.endswith(".*"):
+            mine[name.removesuffix(".*")] = [entry[row : row + 1] for entry in value]
+        elif isinstance(value, list):
             mine[name] = [value[row]]
         elif isinstance(value, Tensor) and value.ndim > 0 and name in axes:
             mine[name] = value.narrow(axes[name], row, 1)
     if family.trim:
-        mask = next(text for text in family.text if text.kind == "mask")
-        used = int(mine[mask.name].bool().sum())
-        for text in family.text:
-            mine[text.name] = mine[text.name].narrow(text.axis, 0, max(used, 1))
+        mask = mine.get(next(text for text in family.text if text.kind == "mask").name)
+        used = [0] if mask is None else mask[0].nonzero()[:, 0].tolist() or [0]
+        for text in family.text if mask is not None else ():
+            value = mine[text.name]
+            mine[text.name] = value.index_select(text.axis, torch.tensor(used, device=value.device))
     return mine
 
 

@@ -198,9 +198,9 @@ CROSS: dict[str, Tiny] = {
         },
         lambda r, b, n: {
             "encoder_hidden_states": r(b, 6, 16),
-            "text_embedding_mask": torch.tensor([[1] * n + [0] * (6 - n)] * b),
+            "text_embedding_mask": torch.tensor([[1] * (n - 1) + [0] * (7 - n)] * b),
             "encoder_hidden_states_t5": r(b, 5, 16),
-            "text_embedding_mask_t5": torch.tensor([[1] * (n - 1) + [0] * (6 - n)] * b),
+            "text_embedding_mask_t5": torch.tensor([[1] * (n - 2) + [0] * (7 - n)] * b),
         },
         pooling=("time_extra_emb",),
     ),

@@ -76,7 +76,10 @@ JOINT: dict[str, Tiny] = {
             "approximator_layers": 1,
         },
         flux_call(),
-        lambda r, b, n: {**with_ids()(r, b, n), "attention_mask": torch.ones(b, n + 16)},
+        lambda r, b, n: {
+            **with_ids()(r, b, n),
+            "attention_mask": torch.tensor([[1.0] * (n - 1) + [0.0] + [1.0] * 16] * b),
+        },
     ),
     "BriaTransformer2DModel": Tiny(FLUX, flux_call(), with_ids()),
     "LongCatImageTransformer2DModel": Tiny({**FLUX, "pooled_projection_dim": 8}, flux_call(), with_ids(counted=True)),
@@ -112,6 +115,24 @@ JOINT: dict[str, Tiny] = {
         latents(2, 4, 8, 8),
         tokens(),
         lengths=(6, 6),
+    ),
+    "CogVideoXTransformer3DModel with rotary positions": Tiny(
+        {
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "in_channels": 4,
+            "out_channels": 4,
+            "time_embed_dim": 8,
+            "text_embed_dim": 16,
+            "num_layers": 2,
+            "sample_width": 8,
+            "sample_height": 8,
+            "sample_frames": 5,
+            "use_rotary_positional_embeddings": True,
+        },
+        latents(2, 4, 8, 8, image_rotary_emb=(torch.ones(32, 16), torch.zeros(32, 16))),
+        tokens(),
+        cls="CogVideoXTransformer3DModel",
     ),
     "ConsisIDTransformer3DModel": Tiny(
         {

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Combine = Callable[[Tensor, Tensor], Tensor]
+Align = Callable[[Any, Any], Any]
 
 
 @dataclass
@@ -44,6 +45,8 @@ def lock_step(
     combine: Combine,
     pooling: tuple[str, ...] = (),
     image: slice | None = None,
+    apart: tuple[str, ...] = (),
+    align: Mapping[str, Align] | None = None,
 ) -> Any:
     """The guided output of one denoiser call: the first output of the run with the positive text.
 
@@ -55,11 +58,14 @@ def lock_step(
         combine: (Z+, Z-) -> output.
         pooling: Names of modules that turn text into modulation, which is the positive text's in both runs.
         image: Bounds the tokens that can be image tokens, in operations with text queries.
+        align: For modules whose output holds positions of the image that depend on the length of the text: (output
+            for the positive text, output for the negative one) -> the latter with the image where the former has it.
+        apart: Names of modules that hold no image tokens, though queries of theirs may look the same for both texts.
     """
     meeting, outputs, errors = _Meeting(), [None, None], []
 
     def run(place: int) -> None:
-        meeting.role.place = place
+        meeting.role.place, meeting.role.apart = place, False
         text = (positive, negative)[place]
         try:
             with torch.no_grad():
@@ -72,7 +78,19 @@ def lock_step(
     def share(module: nn.Module, args: Any, output: Any) -> Any:
         return meeting.exchange(output, lambda first, second: (first, _first_pooled(first, second)))
 
+    def enter(module: nn.Module, args: Any) -> None:
+        meeting.role.apart = True
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        meeting.role.apart = False
+
+    def aligning(how: Align) -> Callable[..., Any]:
+        return lambda module, args, output: meeting.exchange(output, lambda a, b: (a, how(a, b)))
+
     hooks = [denoiser.get_submodule(name).register_forward_hook(share) for name in pooling]
+    hooks += [denoiser.get_submodule(name).register_forward_hook(aligning(how)) for name, how in (align or {}).items()]
+    hooks += [denoiser.get_submodule(name).register_forward_pre_hook(enter) for name in apart]
+    hooks += [denoiser.get_submodule(name).register_forward_hook(leave) for name in apart]
     with _exchanging_attention(meeting, combine, image):
         threads = [threading.Thread(target=run, args=(place,)) for place in (0, 1)]
         for thread in threads:
@@ -121,6 +139,8 @@ def _exchanging_attention(meeting: _Meeting, combine: Combine, image: slice | No
             out = _dense(query, key, value, attn_mask, is_causal, scale)
         else:  # parts of some stock models compute in half precision
             out = stock(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        if meeting.role.apart:
+            return out
         out = out.transpose(1, 2).flatten(2)
         out = meeting.exchange((query.transpose(1, 2).flatten(2), out), meet)
         return out.unflatten(2, (query.shape[1], -1)).transpose(1, 2)

@@ -1,7 +1,7 @@
 """What a tiny denoiser is, and the inputs that many of them share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ class Tiny:
 
     `call` gives the keywords without text for a batch, `text` those that hold a text of so many tokens. `pooling`
     names modules that turn text into modulation. `image` bounds the image tokens in attention where others look the
-    same for both texts. `batch` is the largest batch of the class; `lengths` the token numbers of the two texts.
-    `shifts`: the image's positions depend on the length of the text, so one picture cannot have two lengths.
+    same for both texts; `apart` names modules that hold text only. `shown` bounds the tokens of the output that are
+    the picture. `batch` is the largest batch of the class; `lengths` the token numbers of the two texts.
+    `padded`: the texts have padding, which other inputs than a mask tell of.
+    `align`: for modules whose output holds positions of the image that depend on the length of the text, (output for
+    the positive text, output for the negative one) -> the latter with the image where the former has it.
     """
 
     config: Mapping[str, Any]
@@ -26,9 +29,12 @@ class Tiny:
     cls: str = ""
     pooling: tuple[str, ...] = ()
     image: slice | None = None
+    apart: tuple[str, ...] = ()
+    shown: slice | None = None
     batch: int = 2
     lengths: tuple[int, int] = (6, 4)
-    shifts: bool = False
+    padded: bool = False
+    align: Mapping[str, Callable[[Any, Any], Any]] = field(default_factory=dict)
 
 
 def steps(batch: int) -> Tensor:
@@ -81,6 +87,17 @@ def flux_call(
         "img_ids": picture_ids(axes),
         **{name: make(r, b) for name, make in more.items()},
     }
+
+
+def with_image_of(place: slice, axis: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
+    """Positions for the negative text with the image, at `place` along an axis, where the positive text has it."""
+
+    def align(first: Tensor, second: Tensor) -> Tensor:
+        aligned, index = second.clone(), (slice(None),) * axis + (place,)
+        aligned[index] = first[index]
+        return aligned
+
+    return align
 
 
 def padded_square(batch: int, text: int, total: int) -> Tensor:

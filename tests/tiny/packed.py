@@ -1,5 +1,7 @@
 """Tiny configurations and calls of transformers that need a side-car, as data."""
 
+from typing import Any
+
 import torch
 
 from tiny.model import (
@@ -14,8 +16,19 @@ from tiny.model import (
     latents,
     padded_square,
     with_ids,
+    with_image_of,
     with_mask,
 )
+
+
+def _aligned_lumina(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Positions of the second text with the image's of the first: they begin behind each row's text."""
+    image = first[2].shape[1]
+    both = second[3].clone()
+    for row, (mine, theirs) in enumerate(zip(first[4], second[4], strict=True)):
+        both[row, theirs : theirs + image] = first[3][row, mine : mine + image]
+    return (*second[:2], first[2], both, *second[4:])
+
 
 PACKED: dict[str, Tiny] = {
     "QwenImageTransformer2DModel": Tiny(
@@ -113,8 +126,9 @@ PACKED: dict[str, Tiny] = {
         },
         lambda r, b: {"x": [r(4, 1, 8, 16) for _ in range(b)], "t": fractions(b)},
         lambda r, b, n: {"cap_feats": [r(n, 16) for _ in range(b)]},
-        lengths=(32, 64),
-        shifts=True,
+        lengths=(20, 30),  # padded to 32 inside
+        image=slice(0, 32),
+        apart=("context_refiner.0",),
     ),
     "Lumina2Transformer2DModel": Tiny(
         {
@@ -133,7 +147,7 @@ PACKED: dict[str, Tiny] = {
         },
         latents(4, 8, 8),
         with_mask(),
-        shifts=True,
+        align={"rope_embedder": _aligned_lumina},
     ),
     "ErnieImageTransformer2DModel": Tiny(
         {
@@ -148,7 +162,8 @@ PACKED: dict[str, Tiny] = {
         },
         latents(4, 4, 4),
         lambda r, b, n: {"text_bth": r(b, n, 16), "text_lens": torch.full((b,), n - 1)},
-        shifts=True,
+        padded=True,
+        align={"pos_embed": with_image_of(slice(16), axis=1)},
     ),
     "BriaFiboTransformer2DModel": Tiny(
         {**FLUX, "text_encoder_dim": 8},
@@ -182,9 +197,8 @@ PACKED: dict[str, Tiny] = {
         lambda r, b, n: {
             "input_ids": (r(b, n) * 1e4).long() % 300,
             "attention_mask": causal_text(b, n, n + 17),
-            "position_ids": torch.arange(n + 17)[None].repeat(b, 1),
+            "position_ids": torch.cat([torch.arange(n), 100 + torch.arange(17)])[None].repeat(b, 1),
         },
-        shifts=True,
     ),
     "MochiTransformer3DModel": Tiny(
         {

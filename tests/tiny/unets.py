@@ -1,10 +1,37 @@
 """Tiny configurations and calls of U-Nets, as data."""
 
-import torch
+from tiny.model import Tiny, fractions, steps, tokens, with_mask
 
-from tiny.model import Tiny, fractions, steps, tokens
+_UNET = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 4,
+    "norm_num_groups": 4,
+}
 
 UNETS: dict[str, Tiny] = {
+    "UNet2DConditionModel": Tiny(_UNET, lambda r, b: {"sample": r(b, 4, 8, 8), "timestep": steps(b)}, with_mask()),
+    "UNet2DConditionModel of DeepFloyd IF": Tiny(
+        {
+            **_UNET,
+            "down_block_types": ("SimpleCrossAttnDownBlock2D", "DownBlock2D"),
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+            "up_block_types": ("UpBlock2D", "SimpleCrossAttnUpBlock2D"),
+            "cross_attention_norm": "group_norm",
+            "encoder_hid_dim_type": "text_proj",
+            "cross_attention_dim": 32,
+            "encoder_hid_dim": 16,
+            "addition_embed_type": "text",
+            "addition_embed_type_num_heads": 2,
+        },
+        lambda r, b: {"sample": r(b, 4, 8, 8), "timestep": steps(b)},
+        tokens(),
+        cls="UNet2DConditionModel",
+        pooling=("add_embedding",),
+    ),
     "UNet3DConditionModel": Tiny(
         {
             "block_out_channels": (4, 8),
@@ -60,7 +87,7 @@ UNETS: dict[str, Tiny] = {
             "encoder_hid_dim": 16,
         },
         lambda r, b: {"sample": r(b, 4, 8, 8), "timestep": steps(b)},
-        lambda r, b, n: {"encoder_hidden_states": r(b, n, 16), "encoder_attention_mask": torch.ones(b, n)},
+        with_mask(),
         pooling=("add_time_condition",),
     ),
     "DreamLiteUNetModel": Tiny(
@@ -74,7 +101,7 @@ UNETS: dict[str, Tiny] = {
             "ff_mult": 1,
         },
         lambda r, b: {"sample": r(b, 4, 8, 8), "timestep": steps(b)},
-        tokens(),
+        with_mask(),
     ),
     "StableCascadeUNet": Tiny(
         {

@@ -1,8 +1,7 @@
 """Exact counts of floating-point operations, of models that need not fit into memory.
 
 Counted are matrix products, convolutions and attention, forward and backward, a multiply-add as two; elementwise work
-is not. PyTorch's counter does not know the CPU's fused attention, with which guided attention is merged: its formulas
-are added here, the same as for the CUDA kernels.
+is not; see `attnsteer.operations`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Size as Shape
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from attnsteer import segments
 from attnsteer.bench.calls import build, example_call, imitation, with_positions
@@ -23,28 +20,12 @@ from attnsteer.families import family_of
 from attnsteer.inject import fresh
 from attnsteer.install import guide_denoiser
 from attnsteer.negative.nag import NAG
-
-
-def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
-
-
-_FORMULAS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
+from attnsteer.operations import count_operations
 
 
 def count_flops(run: Callable[[], object]) -> int:
     """Floating-point operations of `run()`, which may work on imitated tensors."""
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with counter:
-        run()
-    return int(counter.get_total_flops())
+    return count_operations(run)
 
 
 @dataclass(frozen=True)
@@ -74,7 +55,7 @@ class GuidanceCost:
 
 def without_merging() -> Any:
     """Within the block, guided attention is evaluated once for each text, as where no kernel allows merging."""
-    return applied([Attribute(segments, "log_sum_exp_kernel", lambda query, key, value: None)])
+    return applied([Attribute(segments, "log_sum_exp_kernel", lambda *tensors: None)])
 
 
 def guidance_cost(size: Size) -> GuidanceCost:

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from attnsteer.attention import text_layers
 from attnsteer.bench.calls import Call, build, example_call, imitation, with_positions
 from attnsteer.bench.flops import count_flops
 from attnsteer.bench.sizes import FLUX_DEV_512, FLUX_SCHNELL_256, SD21_512, Size
 from attnsteer.families import family_of
 from attnsteer.inject import fresh
+from attnsteer.layers import text_layers
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings
 from attnsteer.steering.descent import LeanRule
@@ -111,14 +111,17 @@ def lean_regime(published: Regime, *layers: str, name: str = "lean", text: int |
 _SD21 = published_regime("sd2", SD21_512, rows=2)
 _SCHNELL = published_regime("flux_schnell", FLUX_SCHNELL_256, rows=1)
 _DEV = published_regime("flux_dev", FLUX_DEV_512, rows=1)
-_DOUBLE, _FIRST_TEN = "transformer_blocks.*", "transformer_blocks.?.*"
+_DOUBLE, _FIRST_TEN, _NEXT_FIVE = "transformer_blocks.*", "transformer_blocks.?.*", "transformer_blocks.1[0-4].*"
+_SD21_MIDDLE = ("down_blocks.2.*", "up_blocks.1.attentions.[01].*")
 
 REGIMES = (
     _SD21,
+    lean_regime(_SD21, *_SD21_MIDDLE, name="lean, 16x16 cells but the last layer"),
     lean_regime(_SD21, "down_blocks.2.*", "up_blocks.1.*", name="lean, maps of 16x16 cells"),
     lean_regime(_SD21, "down_blocks.2.*", "mid_block.*", name="lean, maps of the deepest encoder blocks"),
     _SCHNELL,
     lean_regime(_SCHNELL, _DOUBLE, name="lean, double blocks"),
+    lean_regime(_SCHNELL, _FIRST_TEN, _NEXT_FIVE, name="lean, 15 double blocks, 256 text tokens", text=256),
     lean_regime(_SCHNELL, _DOUBLE, name="lean, double blocks, 256 text tokens", text=256),
     lean_regime(_SCHNELL, _FIRST_TEN, name="lean, 10 double blocks, 256 text tokens", text=256),
     _DEV,

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from attnsteer import __version__
+from attnsteer.cli.collect import collect as collect_command
+from attnsteer.cli.convert_classifier import convert_classifier as convert_classifier_command
 from attnsteer.cli.doctor import doctor as doctor_command
 from attnsteer.cli.evaluate_command import evaluate as evaluate_command
 from attnsteer.cli.generate import generate as generate_command
@@ -12,6 +14,8 @@ from attnsteer.cli.heatmap import heatmap as heatmap_command
 from attnsteer.cli.models import models as models_command
 from attnsteer.cli.parse import parse as parse_command
 from attnsteer.cli.report_command import report as report_command
+from attnsteer.cli.sweep import sweep as sweep_command
+from attnsteer.cli.train import train as train_command
 
 main = typer.Typer(
     name="attnsteer",
@@ -26,6 +30,10 @@ main.command("heatmap")(heatmap_command)
 main.command("parse")(parse_command)
 main.command("evaluate")(evaluate_command)
 main.command("report")(report_command)
+main.command("sweep")(sweep_command)
+main.command("collect")(collect_command)
+main.command("train")(train_command)
+main.command("convert-classifier")(convert_classifier_command)
 main.command("models")(models_command)
 main.command("doctor")(doctor_command)
 

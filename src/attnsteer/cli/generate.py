@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to show.", show_default=False)] = None,
-    negative: options.Negative = None,
+    negative: options.Negatives = None,
     nag_scale: options.NagScale = None,
     nag_tau: options.NagTau = None,
     nag_alpha: options.NagAlpha = None,

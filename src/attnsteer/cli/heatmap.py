@@ -27,7 +27,7 @@ def heatmap(
     common_scale: Annotated[
         bool, typer.Option("--common-scale", help="Colour all maps of a word on one scale.")
     ] = False,
-    negative: options.Negative = None,
+    negative: options.Negatives = None,
     nag_scale: options.NagScale = None,
     nag_tau: options.NagTau = None,
     nag_alpha: options.NagAlpha = None,

@@ -1,14 +1,25 @@
-"""`attnsteer models`: the models that come with the package."""
+"""`attnsteer models`: the models that come with the package, and the settings that suit others."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
 
 from attnsteer.cli import options
 from attnsteer.cli.report import console, failures, print_json
 
 
-def models(as_json: options.Json = False) -> None:
-    """List the embedded models with what they can do and how well they do it."""
+def models(
+    as_json: options.Json = False,
+    presets: Annotated[
+        bool, typer.Option("--presets", help="List the settings that negative methods take for each model family.")
+    ] = False,
+) -> None:
+    """List the embedded models with what they can do and how well they do it, or the presets of other models."""
     with failures(as_json):
+        if presets:
+            _show_presets(as_json)
+            return
         found = describe_models()
         if as_json:
             print_json({"models": found})
@@ -22,6 +33,20 @@ def models(as_json: options.Json = False) -> None:
                 out.print(f"  {model['description']}")
             for name, value in model["figures"].items():
                 out.print(f"  {name}: {value}")
+
+
+def _show_presets(as_json: bool) -> None:
+    from attnsteer.presets import PRESETS
+
+    if as_json:
+        rows = [{**asdict(preset), "settings": dict(preset.settings)} for preset in PRESETS]
+        print_json({"presets": rows})
+        return
+    out = console()
+    for preset in PRESETS:
+        settings = ", ".join(f"{name} {value:g}" for name, value in preset.settings.items())
+        out.print(f"{preset.model}  {preset.method}: {settings}")
+        out.print(f"  {preset.denoiser}; {preset.source}")
 
 
 def describe_models() -> list[dict[str, Any]]:

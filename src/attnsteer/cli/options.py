@@ -39,6 +39,13 @@ Extra = Annotated[
     ),
 ]  # fmt: skip
 Negative = Annotated[str | None, typer.Option("--negative", "-n", help="What must not be seen.", rich_help_panel=_NAG)]
+Negatives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--negative", "-n", help="What must not be seen; several with weights: -n blurry -n text=0.5.",
+        rich_help_panel=_NAG, show_default=False,
+    ),
+]  # fmt: skip
 NagScale = Annotated[float | None, typer.Option(help="Strength, >= 1; 1 is off.", rich_help_panel=_NAG)]
 NagTau = Annotated[float | None, typer.Option(help="Bound of the norm, >= 1.", rich_help_panel=_NAG)]
 NagAlpha = Annotated[float | None, typer.Option(help="Share of the guided features, 0..1.", rich_help_panel=_NAG)]

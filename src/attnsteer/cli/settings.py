@@ -15,7 +15,7 @@ def build_request(
     """Merge options into a request.
 
     Args:
-        options: By the names of `Request`; None means not given.
+        options: By the names of `Request`; None means not given. "negative" holds the words of every --negative.
         steer: --steer (True), --no-steer (False), or neither.
         extra: Items "name=value" of --set; a value that is no JSON is taken as text.
         source: A picture whose settings are the starting point.
@@ -31,6 +31,10 @@ def build_request(
         settings = Request.from_dict(settings).to_dict()
     settings = {name: value for name, value in settings.items() if name not in ("schema", "attnsteer")}
     settings |= {name: value for name, value in options.items() if value is not None}
+    if options.get("negative") is not None:
+        from attnsteer.negative.prompt import from_words
+
+        settings["negative"] = from_words(options["negative"])
     if steer is not None:
         settings["steer"] = "on" if steer else "off"
     if extra:

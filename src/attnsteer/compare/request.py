@@ -25,7 +25,8 @@ class Request:
 
     Attributes:
         prompt: What to show.
-        negative: What must not be seen (normalized attention guidance); None or "" switches that method off.
+        negative: What must not be seen (normalized attention guidance), or several texts with weights, such as
+            {"blurry": 1.0, "text": 0.5}; None or "" switches that method off.
         model: Name of an embedded model, a diffusers folder, or an id on the Hub.
         classifier: Folder, Hub id or published .pth of a relation classifier; None means the model's own.
         steer: "auto" steers if the prompt names a relation and there is a classifier; "on" insists; "off" never does.
@@ -46,7 +47,7 @@ class Request:
     """
 
     prompt: str
-    negative: str | None = None
+    negative: str | Mapping[str, float] | None = None
     model: str = "shapes-unet"
     classifier: str | None = None
     steer: Literal["auto", "on", "off"] = "auto"
@@ -68,8 +69,8 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise RequestError("the prompt is empty; say what to show")
-        for name in ("negative", "classifier"):
-            _check(name, getattr(self, name), lambda value: isinstance(value, str), "text")
+        _check("classifier", self.classifier, lambda value: isinstance(value, str), "text")
+        _check("negative", self.negative, _negative, "text, or texts with weights >= 0")
         _check("model", self.model or None, lambda value: isinstance(value, str), "a name, folder or Hub id")
         _check("steer", self.steer, lambda value: value in STEERING, " or ".join(STEERING))
         _check("dtype", self.dtype, lambda value: value in DTYPES, " or ".join(DTYPES))
@@ -110,6 +111,14 @@ class Request:
 
         text = self.text
         return strip_markup(self.prompt).relations or tuple(parse_relations(text))
+
+    @property
+    def negative_text(self) -> str:
+        """The negative prompt in one line, for people: "blurry" or "blurry, text (0.5)"."""
+        if not isinstance(self.negative, Mapping):
+            return self.negative or ""
+        weighted = (text if weight == 1 else f"{text} ({weight:g})" for text, weight in self.negative.items())
+        return ", ".join(weighted)
 
     @property
     def guides(self) -> bool:
@@ -159,7 +168,7 @@ class Request:
         }
         lines = [self.prompt]
         if self.negative:
-            lines.append(f"Negative prompt: {self.negative}")
+            lines.append(f"Negative prompt: {self.negative_text}")
         lines.append(", ".join(f"{name}: {_plain(value)}" for name, value in named.items() if value is not None))
         return "\n".join(lines)
 
@@ -172,6 +181,12 @@ _RANGES: Final = (
     ("nag_start", 0.0, 1.0),
     ("nag_end", 0.0, 1.0),
 )
+
+
+def _negative(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return isinstance(value, str)
+    return bool(value) and all(isinstance(text, str) and _number(w) and w >= 0 for text, w in value.items())
 
 
 def _whole(value: object) -> bool:

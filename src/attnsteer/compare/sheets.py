@@ -71,7 +71,7 @@ def build_sheet(
         panels=panels[:1] if strips else panels,
         rows=tuple((panel,) for panel in panels[1:]) if strips else (),
         highlights=highlights(request.text, plan.relations),
-        negative=request.negative or None,
+        negative=request.negative_text or None,
         footer=" · ".join(part for part in (note, settings_line(request)) if part),
     )
 

@@ -1,15 +1,34 @@
-"""What a picture cost: seconds, denoiser calls, denoiser evaluations, and floating-point operations."""
+"""What a picture cost: seconds, denoiser calls, denoiser evaluations, and floating-point operations.
+
+Operations are counted once for each method, in a run of its own, call by call; after that only the calls are watched,
+which costs next to nothing. A call that ends early is charged with what it did, and a call under autograd also with
+what followed it until the next call: the judging of its maps and its backward pass.
+"""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from attnsteer.operations import Operations
+
+
+class Key(NamedTuple):
+    """A kind of call within one method; calls of one kind take the same operations per row.
+
+    Attributes:
+        grad: It ran under autograd.
+        whole: It ran to its end.
+        step: Whole calls without autograd before it.
+    """
+
+    grad: bool
+    whole: bool
+    step: int
 
 
 @dataclass
@@ -18,73 +37,177 @@ class Cost:
 
     Attributes:
         seconds: Wall time, the device's work included.
-        calls: Forward passes of the denoiser.
-        evaluations: Rows that the denoiser evaluated. A pass under autograd counts twice, for its backward pass, and a
-            pass that ends early counts as a whole one; so steering's figure is an upper bound.
+        calls: Forward passes of the denoiser, those that end early included.
+        evaluations: Operations of the denoiser's calls, with backward passes and the judging of maps, over those of
+            one row through the plain denoiser.
+        flops: Floating-point operations, those of text encoders and decoder included.
     """
 
     seconds: float = 0.0
     calls: int = 0
-    evaluations: int = 0
+    evaluations: float = 0.0
+    flops: int = 0
 
 
-@contextmanager
-def measured(denoiser: nn.Module) -> Iterator[Cost]:
-    """Measure what happens within the block; calls that are cut off before they begin do not count."""
-    cost = Cost()
+@dataclass
+class _Ledger:
+    """Operations of one method: per row of each kind of call, within it and after it, and per picture before any."""
 
-    def begun(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
-            cost.calls += 1
-            cost.evaluations += 2 * _rows(args, kwargs)
-
-    def ended(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not torch.is_grad_enabled():
-            cost.calls += 1
-            cost.evaluations += _rows(args, kwargs)
-
-    handles = [
-        denoiser.register_forward_pre_hook(begun, with_kwargs=True),
-        denoiser.register_forward_hook(ended, with_kwargs=True),
-    ]
-    start = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        cost.seconds = time.perf_counter() - start
-        for handle in handles:
-            handle.remove()
+    within: dict[Key, float] = field(default_factory=dict)
+    after: dict[Key, float] = field(default_factory=dict)
+    before: float = 0.0
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[misc]
-    """Counts by PyTorch's formulas. Unlike its FlopCounterMode it allows `autograd.grad`, which steering uses."""
+@dataclass
+class _Call:
+    """A denoiser call on its way."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        if packet in flop_registry:
-            self.total += int(flop_registry[packet](*args, **(kwargs or {}), out_val=output))
-        elif packet == torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
-            self.total += int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
-        elif packet == torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
-            self.total += int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
-        return output
+    grad: bool
+    step: int
+    rows: int
+    started: bool = False
+    within: int = 0
+    after: int = 0
+    key: Key | None = None
 
 
-def operations(run: Callable[[], object]) -> int:
-    """Floating-point operations of `run()`: matrix products, convolutions and attention, forward and backward.
+class Meter:
+    """Measures what pictures cost.
 
-    A multiply-add counts as two; elementwise work does not count.
+    Args:
+        denoisers: The pipeline's denoiser, or the several that share its steps. A call counts once a part of the
+            denoiser has run, so calls that are cut off before do not.
     """
-    with _Operations() as counter:
-        run()
-    return int(counter.total)
+
+    def __init__(self, *denoisers: nn.Module) -> None:
+        self.denoisers = denoisers
+        self.row: float | None = None
+        self._ledgers: dict[str, _Ledger] = {}
+
+    def knows(self, method: str) -> bool:
+        """Whether the operations of a method have been counted."""
+        return method in self._ledgers
+
+    @contextmanager
+    def counted(self, method: str, pictures: int = 1) -> Iterator[None]:
+        """Count the operations of a method within the block, which generates so many pictures with it.
+
+        The first block of all must be one of the plain pipeline: its calls are what an evaluation is measured by.
+        """
+        counter = Operations()
+        watch = _Watch(counter)
+        with watch.on(self.denoisers), counter:
+            yield
+        watch.settle()
+        ledger = _Ledger(before=watch.before / pictures)
+        for call in watch.calls:
+            if call.key is not None:
+                ledger.within.setdefault(call.key, call.within / call.rows)
+                ledger.after.setdefault(call.key, call.after / call.rows)
+        self._ledgers[method] = ledger
+        if self.row is None:
+            whole = [value for key, value in ledger.within.items() if key.whole and not key.grad]
+            self.row = whole[0] if whole else None
+
+    @contextmanager
+    def measured(self, method: str, pictures: int = 1) -> Iterator[Cost]:
+        """Measure a batch of pictures; the cost is complete after the block.
+
+        Raises: KeyError if the method's operations have not been counted.
+        """
+        ledger, cost, watch = self._ledgers[method], Cost(), _Watch()
+        with watch.on(self.denoisers):
+            start = time.perf_counter()
+            yield cost
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            cost.seconds = time.perf_counter() - start
+        total = ledger.before * pictures
+        for call in watch.calls:
+            if call.key is None:
+                continue
+            within, after = (call.rows * _known(table, call.key) for table in (ledger.within, ledger.after))
+            total += within + after
+            cost.calls += 1
+            cost.evaluations += (within + (after if call.grad else 0.0)) / (self.row or 1.0)
+        cost.flops = round(total)
+
+
+class _Watch:
+    """Hooks that follow the calls of a denoiser, nested ones too: steering calls it from within a call's own hooks."""
+
+    def __init__(self, counter: Operations | None = None) -> None:
+        self.counter, self.calls = counter, list[_Call]()
+        self.before, self.step = 0, 0
+        self._open: list[_Call] = []
+        self._last: _Call | None = None
+
+    @contextmanager
+    def on(self, denoisers: Sequence[nn.Module]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for denoiser in denoisers:
+                handles = [
+                    denoiser.register_forward_pre_hook(self._begun, with_kwargs=True),
+                    denoiser.register_forward_hook(self._ended, always_call=True),
+                ]
+                handles += [part.register_forward_pre_hook(self._part_begun) for part in _parts(denoiser)]
+                for handle in handles:
+                    stack.callback(handle.remove)
+            yield
+
+    def settle(self) -> None:
+        """Charge what ran since the last event to the call that ended last, or to what came before any."""
+        operations = self._taken()
+        if self._last is None:
+            self.before += operations
+        else:
+            self._last.after += operations
+
+    def _begun(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.settle()
+        self._open.append(_Call(torch.is_grad_enabled(), self.step, _rows(args, kwargs)))
+
+    def _part_begun(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._open and not self._open[-1].started:
+            self.settle()
+            self._open[-1].started = True
+
+    def _ended(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = self._open.pop()
+        if not call.started:
+            return
+        call.within = self._taken()
+        call.key = Key(call.grad, output is not None, call.step)
+        self.calls.append(call)
+        self._last = call
+        if call.key.whole and not call.grad:
+            self.step += 1
+
+    def _taken(self) -> int:
+        if self.counter is None:
+            return 0
+        taken, self.counter.total = self.counter.total, 0
+        return taken
+
+
+def _known(table: dict[Key, float], key: Key) -> float:
+    """Operations of a kind of call; of one that was not met while counting, the mean of its like."""
+    if key in table:
+        return table[key]
+    for like in (lambda k: (k.grad, k.whole) == (key.grad, key.whole), lambda k: k.grad == key.grad, lambda k: True):
+        values = [value for known, value in table.items() if like(known)]
+        if values:
+            return sum(values) / len(values)
+    return 0.0
+
+
+def _parts(denoiser: nn.Module) -> Iterator[nn.Module]:
+    """The modules that a denoiser's own forward calls; lists of modules are not called themselves."""
+    for part in denoiser.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from _parts(part)
+        else:
+            yield part
 
 
 def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

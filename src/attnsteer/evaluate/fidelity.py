@@ -18,13 +18,13 @@ from attnsteer.evaluate.generation import Studio
 from attnsteer.jobs import Job, Record
 
 if TYPE_CHECKING:
-    from attnsteer.evaluate.metrics.clip_score import ClipModel
     from attnsteer.evaluate.metrics.extractors import Extractor
     from attnsteer.evaluate.metrics.patches import PatchSource
-    from attnsteer.evaluate.runner import Evaluation
+    from attnsteer.evaluate.scores import Scores
+    from attnsteer.evaluate.settings import Evaluation
 
 SUITES: Final = {
-    "fidelity": "distances to reference pictures and CLIP score, for a file of prompts with pictures",
+    "fidelity": "distances to reference pictures and preference scores, for a file of prompts with pictures",
     "shapes-fidelity": "distances to rendered scenes, for prompts that describe them",
 }
 REFERENCE: Final = "reference"
@@ -35,9 +35,7 @@ def fidelity_job(evaluation: "Evaluation", shard_size: int | None) -> Job:
 
     Raises: ValueError if the suite lacks its prompt file or extractor, or a method takes the best of several seeds.
     """
-    from attnsteer.evaluate.methods import parse_methods
-
-    if any(method.best_of != 1 for method in parse_methods(evaluation.methods)):
+    if any(method.best_of != 1 for method in evaluation.columns):
         raise ValueError("fidelity compares sets of pictures; best-of-N needs a rule that judges single ones")
     if evaluation.suite == "fidelity":
         if evaluation.prompts is None or evaluation.extractor is None:
@@ -53,10 +51,9 @@ def fidelity_job(evaluation: "Evaluation", shard_size: int | None) -> Job:
             "id": f"{evaluation.suite}-{number:05d}", "seed": evaluation.seed + number, "group": number,
             "number": number, "negative": None,
         }  # fmt: skip
-    settings = {**asdict(evaluation), "device": None}
     return Job(
-        f"evaluate {evaluation.suite}", items, FidelityWorker(evaluation), settings, shard_size or evaluation.batch,
-        "picture",
+        f"evaluate {evaluation.suite}", items, FidelityWorker(evaluation), evaluation.described(),
+        shard_size or evaluation.batch, "picture",
     )  # fmt: skip
 
 
@@ -98,36 +95,39 @@ class FidelityWorker:
 
     def __call__(self) -> Callable[[Sequence[Mapping[str, Any]]], Iterator[Record]]:
         """Load everything; returns the function of the job."""
-        from attnsteer.evaluate.metrics.clip_score import ClipModel
         from attnsteer.evaluate.metrics.extractors import make_extractor
+        from attnsteer.evaluate.scores import Scores
 
         own, studio = self.evaluation, Studio(self.evaluation)
         device = studio.model.device
-        clip = ClipModel.load(own.clip, device) if own.clip else None
-        return _Lab(studio, make_extractor(own.extractor or "pixels", device), clip, patch_source(own.patches)).records
+        extractor = make_extractor(own.extractor or "pixels", device)
+        return _Lab(studio, extractor, Scores(own.scores, None, device), patch_sources(own.patches)).records
 
 
-def patch_source(name: str | None) -> "PatchSource | None":
-    """A patch definition by name: "center:299", "tiled:256" or "shifted:256".
+def patch_sources(names: str | None) -> "tuple[PatchSource, ...]":
+    """Patch definitions by name: "center:299", "tiled:256", "shifted:256", or several with commas.
 
-    Raises: ValueError for another name.
+    Raises: ValueError for another name, or one that is given twice.
     """
     from attnsteer.evaluate.metrics.patches import PatchSource
 
-    if name is None:
-        return None
-    mode, _, size = name.partition(":")
-    if not size.isdigit():
-        raise ValueError(f"patches must be center:SIZE, tiled:SIZE or shifted:SIZE, got {name!r}")
-    return PatchSource(int(size), mode)  # type: ignore[arg-type]
+    found: list[PatchSource] = []
+    for name in (names or "").split(",") if names else ():
+        mode, _, size = name.strip().partition(":")
+        if not size.isdigit():
+            raise ValueError(f"patches must be center:SIZE, tiled:SIZE or shifted:SIZE, got {name!r}")
+        found.append(PatchSource(int(size), mode))  # type: ignore[arg-type]
+    if len(set(found)) < len(found):
+        raise ValueError(f"each patch definition can be named once, got {names!r}")
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class _Lab:
     studio: Studio
     extractor: "Extractor"
-    clip: "ClipModel | None"
-    patches: "PatchSource | None"
+    scores: "Scores"
+    patches: "tuple[PatchSource, ...]"
 
     def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
         batch = self.studio.evaluation.batch
@@ -135,17 +135,15 @@ class _Lab:
             yield from self._batch(items[first : first + batch])
 
     def _batch(self, items: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
-        from attnsteer.evaluate.metrics.clip_score import clip_scores
-
         methods: list[dict[str, Any]] = [{} for _ in items]
         files: list[dict[str, bytes]] = [{} for _ in items]
         for method in self.studio.methods:
             painted = self.studio.paint(items, method)
-            pictures = [one.picture for one in painted]
-            texts = [item["prompt"] for item in items]
-            scores = clip_scores(self.clip, pictures, texts) if self.clip else [None] * len(items)
+            if any(len(one.frames) > 1 for one in painted):
+                raise ValueError("fidelity compares pictures; this model makes clips")
+            scores = self.scores(painted, [item["prompt"] for item in items])
             for number, one in enumerate(painted):
-                methods[number][method.name] = {**one.result(), "clip": scores[number], "tried": 1}
+                methods[number][method.name] = {**one.result(), "scores": scores[number], "tried": 1}
                 files[number] |= dict([one.file(method.name)]) | self._features(method.name, one.picture)
         for number, item in enumerate(items):
             with Image.open(io.BytesIO(next(iter(files[number].values())))) as picture:
@@ -156,8 +154,8 @@ class _Lab:
 
     def _features(self, name: str, picture: Image.Image) -> dict[str, bytes]:
         found = {f"{name}.npy": _array(self.extractor([picture]).numpy())}
-        if self.patches is not None:
-            found[f"{name}.patches.npy"] = _array(self.extractor(self.patches.patches(picture)).numpy())
+        for source in self.patches:
+            found[f"{name}.{source.name}.npy"] = _array(self.extractor(source.patches(picture)).numpy())
         return found
 
 

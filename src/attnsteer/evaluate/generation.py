@@ -1,59 +1,17 @@
 """Generates the pictures of items with a method, from the items' own seeds, and measures what they cost."""
 
-import io
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from attnsteer.evaluate.methods import Method, parse_methods
+from attnsteer.evaluate.methods import Method
+from attnsteer.evaluate.painted import Painted
+from attnsteer.evaluate.sweep import OF_THE_CALL, Swept, base_of, swept_methods, with_settings
+from attnsteer.jobs.engines import rank_device
 
 if TYPE_CHECKING:
-    from attnsteer.evaluate.runner import Evaluation
-
-LARGE: Final = 256
-"""Pictures with a longer side are kept as JPEG instead of PNG."""
-
-
-@dataclass(frozen=True)
-class Painted:
-    """A picture with its cost.
-
-    Attributes:
-        picture: The picture.
-        seed: Its seed.
-        seconds: Wall time; of a batch, its share.
-        calls: Forward passes of the denoiser, of whole batches.
-        evaluations: Rows that the denoiser evaluated for this picture; see `attnsteer.evaluate.cost`.
-        iterations: Steps that steering took.
-        flops: Floating-point operations, counted for a run's first item only, in a call of its own.
-    """
-
-    picture: Image.Image
-    seed: int
-    seconds: float
-    calls: int
-    evaluations: float
-    iterations: int = 0
-    flops: int | None = None
-
-    def result(self) -> dict[str, Any]:
-        """What a record keeps of it, plain JSON types."""
-        return {
-            "seed": self.seed, "seconds": round(self.seconds, 4), "calls": self.calls,
-            "evaluations": round(self.evaluations, 4), "iterations": self.iterations, "flops": self.flops,
-        }  # fmt: skip
-
-    def file(self, name: str) -> tuple[str, bytes]:
-        """File name and content: PNG, or JPEG if it is large."""
-        large, buffer = max(self.picture.size) > LARGE, io.BytesIO()
-        if large:
-            self.picture.save(buffer, "JPEG", quality=92)
-        else:
-            self.picture.save(buffer, "PNG")
-        return f"{name}.{'jpg' if large else 'png'}", buffer.getvalue()
+    from attnsteer.evaluate.settings import Evaluation
 
 
 class Studio:
@@ -62,75 +20,129 @@ class Studio:
     Args:
         evaluation: What is evaluated.
 
-    Raises: ValueError if a method steers but there is no relation classifier.
+    Raises: ValueError if a method steers but there is no relation classifier, or a sweep names no setting of a method.
     """
 
     def __init__(self, evaluation: "Evaluation") -> None:
         from attnsteer.compare import Request, find_model, open_model, resolve
         from attnsteer.compare.run import learned_steering
+        from attnsteer.denoisers import denoisers_of
+        from attnsteer.evaluate.cost import Meter
 
-        self.evaluation, self.methods = evaluation, parse_methods(evaluation.methods)
+        self.evaluation, self.methods = evaluation, swept_methods(evaluation.methods, evaluation.sweep)
         source = find_model(evaluation.model, evaluation.classifier)
         if source.classifier is None and any(method.steer for method in self.methods):
             raise ValueError(f"{evaluation.model!r} has no relation classifier to steer by; pass --classifier")
-        self.model = open_model(source, device=_device(evaluation.device), dtype=evaluation.dtype, progress=False)
+        self.model = open_model(source, device=rank_device(evaluation.device), dtype=evaluation.dtype, progress=False)
         self.model.pipe.set_progress_bar_config(disable=True)
-        names = ("model", "steps", "guidance_scale", "width", "height", "extra", "dtype")
+        names = ("model", "steps", "guidance_scale", "width", "height", "frames", "extra", "dtype")
         given: dict[str, Any] = {name: getattr(evaluation, name) for name in names}
         self.request = resolve(Request("anything", **given), self.model)
-        if any(method.cfg for method in self.methods):
-            _check_cfg(self.request.guidance_scale, "negative_prompt" in self.model.keywords)
         self.steering = learned_steering(self.request, self.model) if source.classifier else None
-        # The first call pays for kernels and caches; without this the first method would look slow.
-        self.paint([{"prompt": "anything", "seed": 0, "negative": None}], Method("none"), steps=2)
+        for method in self.methods:
+            if method.cfg:
+                scale = _settings(method).get("guidance_scale", self.request.guidance_scale)
+                _check_cfg(scale, "negative_prompt" in self.model.keywords)
+            self._guides(method)
+        # The first call pays for kernels and caches. It also says what an evaluation is: a row of the plain denoiser.
+        self.meter = Meter(*(getattr(self.model.pipe, name) for name in denoisers_of(self.model.pipe)))
+        with self.meter.counted("first call"):
+            pipe, call = self.call([{"prompt": "anything", "seed": 0, "negative": None}], Method("none"))
+            pipe(**call | {"num_inference_steps": 2})
 
-    def paint(self, items: Sequence[Mapping[str, Any]], method: Method, steps: int | None = None) -> list[Painted]:
-        """Generate one picture of each item, all in one batch."""
-        from attnsteer.evaluate.cost import measured
-
-        pipe, call = self._call(items, method)
-        if steps is not None:
-            call["num_inference_steps"] = steps
-        with measured(self.model.denoiser) as cost:
-            pictures = [picture.convert("RGB") for picture in pipe(**call).images]
+    def paint(self, items: Sequence[Mapping[str, Any]], method: Method) -> list[Painted]:
+        """Generate one picture or clip of each item, all in one batch."""
+        if not self.meter.knows(method.name):
+            with self.meter.counted(method.name):
+                self._run(items[:1], method)
+        with self.meter.measured(method.name, len(items)) as cost:
+            pipe, clips = self._run(items, method)
         report = getattr(pipe, "steering_report", None) if method.steer else None
-        iterations = report.iterations if report is not None else 0
         share = len(items)
         return [
             Painted(
-                picture, item["seed"], cost.seconds / share, cost.calls, cost.evaluations / share, iterations,
-                self._flops(item, method) if item.get("number") == 0 else None,
+                tuple(frames), item["seed"], cost.seconds / share, cost.calls, cost.evaluations / share,
+                cost.flops // share, report.iterations if report is not None else 0,
             )
-            for item, picture in zip(items, pictures, strict=True)
+            for item, frames in zip(items, clips, strict=True)
         ]  # fmt: skip
 
-    def _flops(self, item: Mapping[str, Any], method: Method) -> int:
-        from attnsteer.evaluate.cost import operations
+    def _run(self, items: Sequence[Mapping[str, Any]], method: Method) -> tuple[Any, list[list[Image.Image]]]:
+        pipe, call = self.call(items, method)
+        return pipe, _clips(pipe(**call))
 
-        pipe, call = self._call([item], method)
-        return operations(lambda: pipe(**call))
+    def call(
+        self, items: Sequence[Mapping[str, Any]], method: Method, watch: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The pipeline, guided or not, and the keywords of its call.
 
-    def _call(self, items: Sequence[Mapping[str, Any]], method: Method) -> tuple[Any, dict[str, Any]]:
-        """The pipeline, guided or not, and the keywords of its call."""
+        Args:
+            items: The items of a batch.
+            method: What guides them.
+            watch: A `MapWatch` that records attention maps on the way.
+        """
         import torch
 
-        from attnsteer import NAG, guide
+        from attnsteer import guide
         from attnsteer.compare.run import pipeline_call
 
         call = pipeline_call(self.request, self.model, 0)
+        call |= {OF_THE_CALL[name]: value for name, value in _settings(method).items() if name in OF_THE_CALL}
+        if "num_inference_steps" in call:
+            call["num_inference_steps"] = int(call["num_inference_steps"])
         call["prompt"] = [item["prompt"] for item in items]
         call["generator"] = [torch.Generator("cpu").manual_seed(item["seed"]) for item in items]
         negative = [item["negative"] or self.evaluation.negative for item in items]
         if method.cfg:
             call["negative_prompt"] = negative
+        guides = self._guides(method)
+        for one in guides:
+            if one.kind == "negative":
+                call[f"{one.prefix}_negative_prompt"] = negative
+        if watch is not None:
+            watch.steering = next((one for one in guides if one.kind == "steering"), None)
+            guides = [*(one for one in guides if one.kind != "steering"), watch]
+            call["callback_on_step_end"] = watch.on_step
+        return (guide(self.model.pipe, *guides) if guides else self.model.pipe), call
+
+    def _guides(self, method: Method) -> list[Any]:
+        """The guidance of a method, with its swept settings."""
+        from attnsteer import NAG
+        from attnsteer.negative import METHODS
+        from attnsteer.steering.best_of import best_of_by_objective
+
+        own = self.evaluation
+        left = {name: value for name, value in _settings(method).items() if name not in OF_THE_CALL}
         guides: list[Any] = []
         if method.nag:
-            own = self.evaluation
-            guides.append(NAG(scale=own.nag_scale, tau=own.nag_tau, alpha=own.nag_alpha))
-            call["nag_negative_prompt"] = negative
-        if method.steer:
-            guides.append(self.steering)
-        return (guide(self.model.pipe, *guides) if guides else self.model.pipe), call
+            rule = next((each for each in METHODS if each.prefix == base_of(method)), NAG)
+            names = ("scale", "tau", "alpha", "start", "end") if rule is NAG else ()
+            given = {name: getattr(own, f"nag_{name}") for name in names}
+            guides.append(rule(**{name: value for name, value in given.items() if value is not None}))
+        if method.steer and self.steering is not None:
+            steering = self.steering
+            guides.append(best_of_by_objective(steering, method.candidates) if method.candidates else steering)
+        guides = [with_settings(one, left) for one in guides]
+        if left:
+            raise ValueError(f"{method.name}: there is no setting {', '.join(left)}; see the sweep of `evaluate`")
+        return guides
+
+
+def _settings(method: Method) -> dict[str, float]:
+    """The swept settings; the scale of classifier-free guidance is the pipeline's."""
+    if not isinstance(method, Swept):
+        return {}
+    own = dict(method.settings)
+    if method.cfg and "scale" in own:
+        own["guidance_scale"] = own.pop("scale")
+    return own
+
+
+def _clips(output: Any) -> list[list[Image.Image]]:
+    """The frames of each picture or clip of a pipeline's output, in RGB; a picture has one."""
+    images = getattr(output, "images", None)
+    clips = [[image] for image in images] if images is not None else output.frames
+    return [[frame.convert("RGB") for frame in frames] for frames in clips]
 
 
 def _check_cfg(guidance_scale: float | None, taken: bool) -> None:
@@ -140,12 +152,3 @@ def _check_cfg(guidance_scale: float | None, taken: bool) -> None:
         raise ValueError(
             f"the method cfg does nothing at guidance_scale {guidance_scale:g}: set a scale above 1, or leave it out"
         )
-
-
-def _device(device: str) -> str:
-    """Under torchrun each process takes the GPU of its local rank."""
-    import torch
-
-    if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return device

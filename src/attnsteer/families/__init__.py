@@ -10,8 +10,19 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from attnsteer.families import cross, joint, packed, unets
-from attnsteer.families.row import Block, Family, Part, Probe, Role, SplitRun, TextAttention, TextInput, TextKind
+from attnsteer.families import cross, joint, packed, sequence, unets
+from attnsteer.families.row import (
+    Block,
+    Family,
+    Part,
+    PrefixRun,
+    Probe,
+    Role,
+    SplitRun,
+    TextAttention,
+    TextInput,
+    TextKind,
+)
 from attnsteer.families.without import WITHOUT_ROW
 
 __all__ = [
@@ -20,6 +31,7 @@ __all__ = [
     "Block",
     "Family",
     "Part",
+    "PrefixRun",
     "Probe",
     "Role",
     "SplitRun",
@@ -35,7 +47,8 @@ class UnsupportedModelError(ValueError):
     """The denoiser's class has no row in `attnsteer.families.FAMILIES`."""
 
 
-FAMILIES: Mapping[str, Family] = {row.denoiser: row for row in (*unets.ROWS, *cross.ROWS, *joint.ROWS, *packed.ROWS)}
+_ROWS = (*unets.ROWS, *cross.ROWS, *joint.ROWS, *packed.ROWS, *sequence.ROWS)
+FAMILIES: Mapping[str, Family] = {row.denoiser: row for row in _ROWS}
 
 
 def family_of(denoiser: nn.Module) -> Family:

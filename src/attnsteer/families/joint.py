@@ -1,5 +1,7 @@
 """Rows of transformers in which text and image tokens attend to each other, and whose texts join at the input."""
 
+from dataclasses import replace
+
 from attnsteer.families.row import Family, TextAttention, TextInput
 
 _TEXT = TextInput("encoder_hidden_states", axis=1)
@@ -8,6 +10,7 @@ _FLUX = (
     TextAttention("transformer_blocks.*.attn", "joint"),
     TextAttention("single_transformer_blocks.*.attn", "joint"),
 )
+_FLUX2 = tuple(replace(entry, references=True) for entry in _FLUX)
 _ATTN1 = (TextAttention("transformer_blocks.*.attn1", "joint"),)
 
 ROWS = (
@@ -19,7 +22,7 @@ ROWS = (
         grid="patches",
     ),
     Family("FluxTransformer2DModel", "hidden_states", (_TEXT, _IDS), _FLUX, grid="ids"),
-    Family("Flux2Transformer2DModel", "hidden_states", (_TEXT, _IDS), _FLUX, grid="ids"),
+    Family("Flux2Transformer2DModel", "hidden_states", (_TEXT, _IDS), _FLUX2, grid="ids"),
     Family(
         denoiser="Flux3Transformer2DModel",
         latents="hidden_states",
@@ -67,12 +70,15 @@ ROWS = (
         latents="hidden_states",
         text=(_TEXT,),
         attention=(TextAttention("double_blocks.*.attn", "joint", text="last"),),
+        grid="patches",
     ),
     Family(
         denoiser="JoyImageEditPlusTransformer3DModel",
         latents="hidden_states",
         text=(_TEXT, TextInput("encoder_hidden_states_mask", axis=1, kind="mask")),
         attention=(TextAttention("double_blocks.*.attn", "joint", text="last"),),
+        grid="shapes",
+        grid_from="shape_list",
     ),
     Family(
         denoiser="MotifVideoTransformer3DModel",
@@ -98,6 +104,8 @@ ROWS = (
             TextAttention("text_fusion.refiner_blocks.*.attn", "text"),
             TextAttention("transformer_blocks.*.attn", "joint"),
         ),
+        grid="ids",
+        grid_from="position_ids",
     ),
     Family(
         denoiser="PRXTransformer2DModel",

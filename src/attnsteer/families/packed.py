@@ -30,6 +30,8 @@ _COGVIDEO = Family(
     latents="hidden_states",
     text=(_TEXT,),
     attention=(TextAttention("transformer_blocks.*.attn1", "joint"),),
+    grid="patches",
+    axes="fchw",
     blocks=(Block("transformer_blocks.*", (_IMAGE_STREAM, _TEXT_STREAM)),),
     video=True,
 )
@@ -85,6 +87,8 @@ ROWS = (
         latents="hidden_states",
         text=(_TEXT, _MASK),
         attention=_HUNYUAN_ATTENTION,
+        grid="patches",
+        picture="last",
         blocks=_HUNYUAN_BLOCKS,
         video=True,
     ),
@@ -144,35 +148,15 @@ ROWS = (
         image_tokens="x_embedder",
     ),
     Family(
-        denoiser="OmniGenTransformer2DModel",
-        latents="hidden_states",
-        text=(
-            TextInput("input_ids", axis=1),
-            TextInput("attention_mask", axis=1, kind="whole"),
-            TextInput("position_ids", axis=1, kind="whole"),
-        ),
-        attention=(TextAttention("layers.*.self_attn", "joint"),),
-        blocks=(
-            Block(
-                "layers.*",
-                (
-                    Part("hidden_states", text="first", output=""),
-                    Part("image_rotary_emb.*", axis=0, text="first"),
-                    Part("attention_mask", text="first", square=True),
-                ),
-            ),
-        ),
-        image_tokens="patch_embedding",
-        extra_tokens=1,  # the time step
-    ),
-    Family(
         denoiser="Kandinsky6Transformer3DModel",
         latents="hidden_states",
         text=(_TEXT, _MASK),
         attention=(
             TextAttention("visual_transformer_blocks.*.video_dec_block.cross_attention", "cross"),
-            TextAttention("visual_transformer_blocks.*.audio_dec_block.cross_attention", "cross"),
+            TextAttention("visual_transformer_blocks.*.audio_dec_block.cross_attention", "cross", picture=False),
         ),
+        grid="patches",
+        axes="fhwc",
         blocks=(
             Block(
                 "visual_transformer_blocks.*",
@@ -210,63 +194,6 @@ ROWS = (
                     Part("hidden_states", text="last", output=""),
                     Part("hidden_states_masks", text="last"),
                     Part("image_rotary_emb", text="last"),
-                ),
-            ),
-        ),
-        image_tokens="x_embedder",
-    ),
-    Family(
-        denoiser="ZImageTransformer2DModel",
-        latents="x",
-        text=(TextInput("cap_feats", axis=0, kind="rows"),),
-        attention=(TextAttention("layers.*.attention", "joint", text="last"),),
-        grid="patches",
-        blocks=(
-            Block(
-                "layers.*",
-                (
-                    Part("x", text="last", output=""),
-                    Part("attn_mask", text="last"),
-                    Part("freqs_cis", text="last"),
-                ),
-            ),
-        ),
-        image_tokens="all_x_embedder.*",
-        rowwise=("x", "t"),
-    ),
-    Family(
-        denoiser="Lumina2Transformer2DModel",
-        latents="hidden_states",
-        text=(_TEXT, _MASK),
-        attention=(TextAttention("layers.*.attn", "joint"),),
-        grid="patches",
-        blocks=(
-            Block(
-                "layers.*",
-                (
-                    Part("hidden_states", text="first", output=""),
-                    Part("attention_mask", text="first"),
-                    Part("image_rotary_emb", text="first"),
-                ),
-            ),
-        ),
-        image_tokens="x_embedder",
-        rowwise=("hidden_states", "timestep"),
-    ),
-    Family(
-        denoiser="ErnieImageTransformer2DModel",
-        latents="hidden_states",
-        text=(TextInput("text_bth", axis=1), TextInput("text_lens", axis=0, kind="whole")),
-        attention=(TextAttention("layers.*.self_attention", "joint", text="last"),),
-        grid="patches",
-        blocks=(
-            Block(
-                "layers.*",
-                (
-                    Part("x", axis=0, text="last", output=""),
-                    Part("rotary_pos_emb", text="last"),
-                    Part("temb.*", axis=0, text="last"),
-                    Part("attention_mask", axis=-1, text="last"),
                 ),
             ),
         ),

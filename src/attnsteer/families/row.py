@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-TextKind = Literal["tokens", "mask", "positions", "rows", "layers", "whole"]
-Role = Literal["cross", "joint", "hybrid", "text"]
+TextKind = Literal["tokens", "mask", "positions", "rows", "layers", "whole", "room"]
+Role = Literal["cross", "joint", "hybrid", "text", "prefix"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class TextInput:
         axis: Axis along which text tokens are counted; negative counts from the end.
         kind: "tokens" (features), "mask" (nonzero = read), "positions" (no batch axis), "rows" (a list of features,
             one entry for each batch row), "layers" (a list of features, one entry for each layer of the text
-            encoder), "whole" (anything else with a batch axis, or a dictionary of such; only for a side-car).
+            encoder), "whole" (anything else with a batch axis, or a dictionary of such; only where texts are not
+            joined at the input), "room" (image tokens, with zeros where the text stands; the output has the same
+            layout, and loses the negative text's part).
         batch: Batch axis.
         text: Where the text lies along the axis: all of it, or first or last beside image tokens.
     """
@@ -52,21 +54,36 @@ class TextAttention:
     Args:
         modules: Shell pattern of their names in the denoiser (`*` also matches dots).
         role: "cross" (queries image, keys text), "joint" (image and text on both sides), "hybrid" (queries image,
-            keys image and text), "text" (text on both sides).
+            keys image and text), "text" (text on both sides), "prefix" (queries image, keys image behind all that
+            stands before it: text, and pictures in it; the text never reads the image).
         text: Whether the text comes first or last in a sequence that also holds image tokens.
         offset: Number of other tokens before a first text, or behind a last one.
+        counted: Attribute of the denoiser ("a.b") that holds this number instead, where the denoiser has it.
         when: Attribute of the module, or of the block around it, that must be truthy for the row to hold.
         except_last: Configuration entry that counts modules at the end which read no text.
         probe: Set when the negative text has to be taken out of the module's context and projected separately.
+        stream: Which text the module reads, where blocks have several of different length; see `Part`.
+        text_queries: Whether the main text stands before the image tokens in the queries of a cross-attention.
+        picture: Whether its queries are image tokens; others are of sound.
+        references: Whether keys of reference pictures may stand between a first text and the image tokens of a joint
+            attention; these pictures attend to themselves in an operation of their own, which follows.
+        by_operation: Whether PyTorch's operation has to be watched, because the processor keeps its attention backend
+            from some of its operations.
     """
 
     modules: str
     role: Role
     text: Literal["first", "last"] = "first"
     offset: int = 0
+    counted: str = ""
     when: str = ""
     except_last: str = ""
     probe: Probe | None = None
+    stream: str = ""
+    text_queries: bool = False
+    picture: bool = True
+    references: bool = False
+    by_operation: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,7 @@ class Part:
         text: Where the text lies along it: "all" of it, "first" or "last" beside image tokens, or "none".
         output: Where the block returns it, updated: "" is the output itself, "1" its second entry; None: nowhere.
         square: Whether it is a mask of queries and keys, with the text at the same places on the last two axes.
+        stream: Name of the text it belongs to, where a block has several of different length; empty for the main one.
     """
 
     name: str
@@ -103,6 +121,7 @@ class Part:
     text: Literal["all", "first", "last", "none"] = "all"
     output: str | None = None
     square: bool = False
+    stream: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,13 +130,27 @@ class Block:
 
     Args:
         modules: Shell pattern of their names in the denoiser; here a star stands for one part of the dotted name.
-        parts: Their arguments with text, and those they return. The first with text tells the number of text tokens.
+        parts: Their arguments with text, and those they return. The first with text, in each stream, tells the number
+            of text tokens.
         cls: Class name of the blocks; empty for any.
     """
 
     modules: str
     parts: tuple[Part, ...]
     cls: str = ""
+
+
+@dataclass(frozen=True)
+class PrefixRun:
+    """The plain run with the negative text in which keys and values are noted, where text never reads the image.
+
+    Args:
+        without: Keywords that are None in this run, because they hold keys and values of the positive text.
+        reused_if: Configuration entry that tells whether keys and values stay the same in all steps; empty for yes.
+    """
+
+    without: tuple[str, ...] = ()
+    reused_if: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,15 +165,25 @@ class Family:
         grid: How image tokens lie in the picture: "halvings" (latents, halved per level), "patches" (latents divided
             by the configuration's patch_size, frames first), "ids" (rows and columns in `img_ids`), "shapes"
             (in `img_shapes`), "sizes" (keywords num_frames, height and width), "none" (unknown: no attention maps).
+        grid_from: Keyword that takes the place of `img_ids` or `img_shapes`.
+        axes: Order of the latents' axes behind the batch: channels, frames, height, width; "_" for one that attention
+            has as batch rows.
+        picture: Whether the image tokens are the picture's "only", or it stands "first" or "last" among others
+            (references, earlier frames, the time step).
+        reordered_by: Keyword that, when given, puts the image tokens in an order of its own.
         order: Leading parts of module names in execution order, where that is not the order of definition.
         split: Modules that must see each text separately.
         blocks: Set where the texts cannot be joined at the denoiser's input, because the class packs, pads, reorders
             or positions its text: the negative tokens then ride along from block to block.
-        image_tokens: Module whose output counts the image tokens (second axis from behind); for blocks whose text
-            shares a sequence with them. Its first call in a forward counts.
+        prefix: Set where the text is computed without the image, so that its keys and values can be had from a run
+            of its own.
+        image_tokens: Modules whose output counts the image tokens (second axis from behind); for blocks whose text
+            shares a sequence with them. The first call of each in a forward counts.
+        image_mark: Keyword and value that mark image tokens, where text inputs hold room for these as well.
         extra_tokens: Number of further tokens in such a sequence that are no text.
-        rowwise: Batched keywords; set where rows with texts of different length differ in layout, so that guided
-            calls run row by row.
+        rowwise: Batched keywords ("a.*": each entry of a list); set where rows with texts of different length differ
+            in layout, so that guided calls run row by row.
+        refused: Keywords with which a call cannot be guided, because they change the text on its way.
         trim: Whether padding must be cut off a row's text before (needs a mask and `rowwise`).
         video: Whether the class makes videos.
     """
@@ -150,11 +193,18 @@ class Family:
     text: tuple[TextInput, ...]
     attention: tuple[TextAttention, ...]
     grid: Literal["halvings", "patches", "ids", "shapes", "sizes", "none"] = "none"
+    grid_from: str = ""
+    axes: str = "cfhw"
+    picture: Literal["only", "first", "last"] = "only"
+    reordered_by: str = ""
     order: tuple[str, ...] = ()
     split: tuple[SplitRun, ...] = ()
     blocks: tuple[Block, ...] = ()
+    prefix: PrefixRun | None = None
     image_tokens: str = ""
+    image_mark: tuple[str, int] | None = None
     extra_tokens: int = 0
     rowwise: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     trim: bool = False
     video: bool = False

@@ -4,6 +4,7 @@ from attnsteer.families.row import Block, Family, Part, SplitRun, TextAttention,
 
 _TEXT = TextInput("encoder_hidden_states", axis=1)
 _MASK = TextInput("encoder_attention_mask", axis=1, kind="mask")
+_PICTURES = "encoder_hid_proj.num_image_text_embeds"  # tokens of a picture, ahead of the text
 _ORDER = ("down_blocks", "mid_block", "up_blocks")
 
 ROWS = (
@@ -15,7 +16,7 @@ ROWS = (
             TextAttention("*.attn1", "cross", when="only_cross_attention"),
             TextAttention("*.attn2", "cross"),
             TextAttention("*.attentions.[0-9]", "cross", when="only_cross_attention"),
-            TextAttention("*.attentions.[0-9]", "hybrid", when="added_kv_proj_dim"),
+            TextAttention("*.attentions.[0-9]", "hybrid", counted=_PICTURES, when="added_kv_proj_dim"),
         ),
         grid="halvings",
         order=_ORDER,

@@ -27,12 +27,5 @@ WITHOUT_ROW: Mapping[str, str] = {
     "TransformerTemporalModel": _PART,
     "I2VGenXLUNet": _OLD,
     "UVit2DModel": _OLD,
-    "AnyFlowFARTransformer3DModel": "not yet: keeps keys and values of earlier frames from call to call",
-    "BriaFibo2Transformer2DModel": "not yet: two text streams of different length, one of them made inside",
-    "Cosmos3OmniTransformer": "not yet: packs all rows into one sequence, with causal attention over the text",
-    "Ideogram4Transformer2DModel": "not yet: text and image share one padded sequence, told apart by a list of roles",
-    "MiniMaxH3Transformer3DModel": "not yet: no pipeline; tokens are placed by lists of indices",
-    "PriorTransformer": "makes an image embedding, no picture",
-    "QwenImage21Transformer2DModel": "not yet: computes the text once and keeps its keys and values",
-    "WanAnimate2Transformer3DModel": "not yet: keeps keys and values of the reference from call to call",
+    "PriorTransformer": "makes an image embedding; use its own negative_prompt with a guidance_scale above 1",
 }

@@ -128,3 +128,12 @@ def make_engine(
 
         return RayActors(address, workers, gpus_per_worker, cpus_per_worker)
     raise ValueError(f"engine must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+def rank_device(device: str) -> str:
+    """The device of this process: under torchrun, "auto" is the GPU of its local rank."""
+    import torch
+
+    if device == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return device

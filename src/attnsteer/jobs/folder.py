@@ -28,10 +28,11 @@ class RunFolder:
 
     Args:
         path: The folder; need not exist yet.
+        suffix: Of the shards' file names.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, suffix: str = ".tar") -> None:
+        self.path, self.suffix = Path(path), suffix
 
     def open(self, description: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> None:
         """Begin a run, or go on with it.
@@ -89,7 +90,7 @@ class RunFolder:
 
     def shard(self, number: int, of: int) -> Path:
         """The file of a shard, numbered from 0."""
-        return self.path / f"shard-{number:05d}-of-{of:05d}.tar"
+        return self.path / f"shard-{number:05d}-of-{of:05d}{self.suffix}"
 
     def finished(self, of: int, *, verify: bool = True) -> list[int]:
         """Numbers of the finished shards, ascending; with `verify`, those whose content still has its hash."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import platform
 import sys
 import time
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tqdm import tqdm
 
 from attnsteer.jobs.folder import RunFolder
-from attnsteer.jobs.shards import Record, pack
+from attnsteer.jobs.shards import pack
 
 if TYPE_CHECKING:
     from attnsteer.jobs.engines import Engine
 
 Item = Mapping[str, Any]
-ShardFunction = Callable[[Sequence[Item]], Iterable[Record]]
+ShardFunction = Callable[[Sequence[Item]], Any]
+Packing = Callable[[Any, Mapping[str, Any]], bytes]
 PACKAGES: Final = ("attnsteer", "torch", "diffusers", "transformers", "numpy", "pillow")
 POLL: Final = 0.5
 """Seconds between two looks at the folder while other processes still work."""
@@ -35,11 +37,14 @@ class Job:
     Attributes:
         name: What kind of run it is, for people.
         items: JSON objects. Shard i does items [i * shard_size, (i + 1) * shard_size).
-        make: Called once in each working process; returns the function that turns a shard's items into records. The
-            function must depend on its items alone (take seeds from them). With Ray, `make` must be picklable.
+        make: Called once in each working process; returns the function that turns a shard's items into what `packing`
+            takes, records by default. It must depend on its items alone (take seeds from them). With Ray, `make` must
+            be picklable.
         settings: Everything else that the results depend on, plain JSON types; kept in the run's folder.
         shard_size: Items per shard, >= 1: what a killed process loses at most.
         unit: What an item is, for the progress bar.
+        packing: Makes the bytes of a shard from what the function returned and a header; picklable.
+        suffix: Of the shards' file names.
 
     Raises: ValueError if there are no items or the shard size is below 1.
     """
@@ -50,6 +55,8 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     shard_size: int = 16
     unit: str = "item"
+    packing: Packing = pack
+    suffix: str = ".tar"
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -77,6 +84,7 @@ class Job:
             "shards": self.shards,
             "unit": self.unit,
             "versions": versions(),
+            "host": host(),
             "command": sys.argv,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -107,7 +115,7 @@ class Outcome:
 def shard_content(job: Job, function: ShardFunction, number: int) -> bytes:
     """Do one shard: the bytes of its file."""
     header = {"job": job.name, "shard": number, "of": job.shards, "versions": versions()}
-    return pack(function(job.items_of(number)), header)
+    return job.packing(function(job.items_of(number)), header)
 
 
 def run_job(job: Job, folder: str | Path, engine: "Engine | None" = None, *, progress: bool = True) -> Outcome:
@@ -127,7 +135,7 @@ def run_job(job: Job, folder: str | Path, engine: "Engine | None" = None, *, pro
     from attnsteer.jobs.engines import Local
 
     engine = engine or Local()
-    run = RunFolder(folder)
+    run = RunFolder(folder, job.suffix)
     run.open(job.describe(), job.items)
     already = run.finished(job.shards)
     pending = [number for number in engine.share(job.shards) if number not in set(already)]
@@ -178,6 +186,18 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def host() -> dict[str, str]:
+    """The machine that begins a run: system, processors, and NVIDIA GPUs where Linux lists them."""
+    found = {"system": platform.platform(), "processors": f"{os.cpu_count()} processors"}
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    if names:
+        found["gpus"] = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
     return found
 
 

@@ -4,13 +4,18 @@ Source: Chen et al. 2025, "Normalized Attention Guidance: Universal Negative Gui
 arXiv:2505.21179 (NeurIPS 2025).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from attnsteer.negative.conventions import from_convention, to_convention
+from attnsteer.negative.method import NegativeMethod, as_one
+
+if TYPE_CHECKING:
+    from attnsteer.reading import TextReading
 
 
 def nag_combine(
@@ -70,46 +75,34 @@ def _check_range(scale: float | None, tau: float | None, alpha: float | None, no
 
 
 @dataclass(frozen=True)
-class NAG:
+class NAG(NegativeMethod):
     """Settings of Normalized Attention Guidance; `None` takes the preset of the model's family.
+
+    Several negative texts act as one: N = P + sum_i w_i (N_i - P), so a weight multiplies (scale - 1) for its text.
 
     Args:
         scale: Strength, >= 1, off at 1. Equals 1 + phi of the paper. None: the preset (3 to 5).
         tau: Bound on the growth of a token's norm, >= 1. None: the preset (2.5).
         alpha: Share of the guided features, 0 (off) to 1. None: the preset (0.125 to 0.5).
         norm: Order of the norm: 1 as in the paper, 2 as in the released FLUX code.
-        start: First guided step as a fraction of the steps, [0, 1).
-        end: Fraction of the steps at which guidance ends, exclusive, (start, 1]. 0.25 guides the first quarter.
-        layers: Names or indices (in execution order) of the attention layers to guide; None guides all of them.
+        start: See `NegativeMethod`; likewise `end`, `sigma_start`, `sigma_end` and `layers`.
 
     Raises: ValueError if a setting is out of range.
 
     Source: Chen et al. 2025, arXiv:2505.21179, Eq. 7-10 and Table 5.
     """
 
-    kind: ClassVar[str] = "negative"
+    prefix: ClassVar[str] = "nag"
+    preset_settings: ClassVar[tuple[str, ...]] = ("scale", "tau", "alpha")
 
     scale: float | None = None
     tau: float | None = None
     alpha: float | None = None
     norm: Literal[1, 2] = 1
-    start: float = 0.0
-    end: float = 1.0
-    layers: Sequence[str | int] | None = None
 
     def __post_init__(self) -> None:
         _check_range(self.scale, self.tau, self.alpha, self.norm)
-        if not 0.0 <= self.start < self.end <= 1.0:
-            raise ValueError(
-                f"start and end must be fractions of the steps with 0 <= start < end <= 1, got {self.start} and "
-                f"{self.end}; start=0, end=1 guides every step"
-            )
-        if isinstance(self.layers, str | int):
-            raise ValueError(
-                f"layers must be a list of names or indices, got {self.layers!r}; write [{self.layers!r}]"
-            )
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        super().__post_init__()
 
     @property
     def identity(self) -> bool:
@@ -125,8 +118,34 @@ class NAG:
 
         Raises: ValueError if scale, tau or alpha is still None.
         """
-        if self.scale is None or self.tau is None or self.alpha is None:
-            raise ValueError(
-                f"{self} has no values for scale, tau and alpha; give them, or let guide() take the model's preset"
-            )
-        return nag_combine(positive, negative, self.scale, self.tau, self.alpha, self.norm)
+        return nag_combine(positive, negative, *self.settings("scale", "tau", "alpha", "norm"))
+
+    def output(self, reading: "TextReading") -> Float[Tensor, "rows tokens channels"]:
+        """`nag_combine` of Z+ and of the Z- of all negative texts."""
+        positive = reading.positive()
+        return self.combine(positive, as_one(positive, reading.negatives(), reading.weights))
+
+    @classmethod
+    def from_convention(
+        cls, tool: str, scale: float | None = None, tau: float | None = None, alpha: float | None = None, **window: Any
+    ) -> "NAG":
+        """The settings that do here what these settings do in another tool.
+
+        Args:
+            tool: Name of the tool, see `attnsteer.negative.conventions.CONVENTIONS`; e.g. "paper" or "comfyui".
+            scale: As the tool spells it; None takes the tool's default. Likewise the following.
+            tau: Bound of the norm.
+            alpha: Share of the guided features.
+            window: Further settings of `NAG` itself, such as `end` or `sigma_end`.
+
+        Raises: ValueError if the tool is unknown, or its settings cannot be had here.
+        """
+        return cls(**from_convention(tool, scale, tau, alpha), **window)
+
+    def to_convention(self, tool: str) -> dict[str, float]:
+        """Scale, tau and alpha as another tool spells them, see `from_convention`.
+
+        Raises: ValueError if the tool is unknown, takes another norm, or a setting is still None.
+        """
+        scale, tau, alpha = self.settings("scale", "tau", "alpha")
+        return to_convention(tool, scale, tau, alpha, self.norm)

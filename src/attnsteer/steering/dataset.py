@@ -4,6 +4,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from torch.utils.data import Dataset
 
 from attnsteer.steering.shards import FIELDS, Manifest, MapBatch, ShardWriter, read_manifest
 
-__all__ = ["Manifest", "MapBatch", "MapDataset", "ShardWriter", "read_manifest", "single", "split_by_source"]
+__all__ = [
+    "Manifest",
+    "MapBatch",
+    "MapDataset",
+    "ShardWriter",
+    "read_manifest",
+    "single",
+    "split_by_source",
+    "with_layers",
+]
 
 
 class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
@@ -26,19 +36,20 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
 
     Args:
         folders: Sets of maps of the same model, layers, relations and size.
+        layers: Names of the layers whose channels are read, in any order; None reads all.
 
     Raises:
         FileNotFoundError: if a folder or a listed shard is missing.
         ValueError: if the folders do not belong together or hold no samples.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
+    def __init__(self, folders: Sequence[str | Path], layers: Sequence[str] | None = None) -> None:
         if not folders:
             raise ValueError("name at least one folder of maps")
         manifests = [read_manifest(folder) for folder in folders]
-        self.manifest = manifests[0]
         for folder, manifest in zip(folders, manifests, strict=True):
-            _require_alike(self.manifest, manifest, folder)
+            _require_alike(manifests[0], manifest, folder)
+        self.manifest, self._channels = with_layers(manifests[0], layers)
         rows = [
             (Path(folder) / name, int(row["samples"]))
             for folder, manifest in zip(folders, manifests, strict=True)
@@ -83,7 +94,8 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
     def _map(self, index: int) -> Float16[Tensor, "2 channels height width"]:
         number = bisect_right(self._ends, index)
         start = self._ends[number - 1] if number else 0
-        return self._shard(number).get_slice("maps")[index - start]
+        maps: Tensor = self._shard(number).get_slice("maps")[index - start]
+        return maps if self._channels is None else maps[:, self._channels]
 
     def _shard(self, number: int) -> Any:
         if number not in self._open:
@@ -128,6 +140,29 @@ def split_by_source(sources: Sequence[str], validation: float, seed: int = 0) ->
     if not train or not test:
         raise ValueError(f"{len(held)} pictures are too few to hold out a share of {validation}; collect more maps")
     return train, test
+
+
+def with_layers(manifest: Manifest, layers: Sequence[str] | None) -> tuple[Manifest, list[int] | None]:
+    """The manifest of the same maps cut to some layers, and the channels that stay; None if all of them do.
+
+    Raises: ValueError if the manifest does not tell which channels belong to which layer, or lacks a layer.
+    """
+    if layers is None or (manifest.layers is not None and set(layers) == set(manifest.layers)):
+        return manifest, None
+    told = manifest.settings.get("channel_layers")
+    if told is None:
+        raise ValueError(
+            "these maps do not tell which channels belong to which layer (no channel_layers in manifest.json): "
+            "collect them again with `attnsteer collect`"
+        )
+    if unknown := sorted(set(layers) - {name for name, *_ in told}):
+        raise ValueError(f"no maps of the layers {unknown}; recorded are {', '.join(name for name, *_ in told)}")
+    owner = [name for name, count, _ in told for _ in range(count)]
+    channels = [number for number, name in enumerate(owner) if name in set(layers)]
+    kept = [row for row in told if row[0] in set(layers)]
+    settings = {**manifest.settings, "channel_layers": kept}
+    names = tuple(row[0] for row in kept)
+    return replace(manifest, channels=len(channels), layers=names, settings=settings), channels
 
 
 def _require_alike(first: Manifest, other: Manifest, folder: str | Path) -> None:

@@ -1,14 +1,13 @@
 """Moving latents downhill on a steering loss: the published rule and a leaner one.
 
-Both work on a batch; every row has its own loss, and rows that are satisfied stay where they are.
+Both work on a batch; every row has its own loss. Rows that are satisfied stay where they are and are not judged again.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from attnsteer.steering.objectives import joint_loss
@@ -30,7 +29,12 @@ class Judgement(NamedTuple):
     wanted: Bool[Tensor, "rows relations"]
 
 
-Judge = Callable[[Float[Tensor, "rows *shape"]], Judgement]
+class Judge(Protocol):
+    """Judges latents, differentiably."""
+
+    def __call__(self, latents: Float[Tensor, "some *shape"], rows: Int64[Tensor, " some"] | None = None) -> Judgement:
+        """Judge latents of all rows, or of `rows` alone."""
+        ...
 
 
 class Descent(NamedTuple):
@@ -59,29 +63,35 @@ class LeanRule:
 
     Attributes:
         iterations: Most forward and backward passes per denoising step, >= 1.
-        step_size: Length of a step relative to the latents' norm, in (0, 1).
-        probability: Rows stop when each of their relations has at least this probability, in (0, 1).
-        joint: How the relations of a prompt add up: their "sum", or the "worst" alone.
+        step_size: Length of a step relative to the latents' norm, in (0, 1); without `normalised` g's factor, > 0.
+        probability: Rows stop when each of their relations has at least this probability, in (0, 1); None goes on to
+            the last iteration.
+        joint: What g is the gradient of, where a prompt has several relations: the "sum" of their losses, the "worst"
+            alone, or one after the other ("alternate", as published).
         backtracking: Whether a step that raised the loss is taken back and retried at half the length.
         keep_norm: Whether the latents are rescaled to their norm.
+        normalised: Whether steps have a length of their own, rather than that of the gradient.
     """
 
     iterations: int = 3
     step_size: float = 0.08
-    probability: float = 0.9
-    joint: Literal["sum", "worst"] = "sum"
+    probability: float | None = 0.9
+    joint: Literal["sum", "worst", "alternate"] = "sum"
     backtracking: bool = True
     keep_norm: bool = True
+    normalised: bool = True
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ValueError(f"iterations must be >= 1, got {self.iterations}; leave steering out to switch it off")
-        if not 0.0 < self.step_size < 1.0:
+        if self.normalised and not 0.0 < self.step_size < 1.0:
             raise ValueError(f"step_size is a fraction of the latents' norm in (0, 1), got {self.step_size}")
-        if not 0.0 < self.probability < 1.0:
-            raise ValueError(f"probability must be in (0, 1), got {self.probability}; 0.9 is the default")
-        if self.joint not in ("sum", "worst"):
-            raise ValueError(f"joint must be 'sum' or 'worst', got {self.joint!r}")
+        if self.step_size <= 0.0:
+            raise ValueError(f"step_size must be > 0, got {self.step_size}")
+        if self.probability is not None and not 0.0 < self.probability < 1.0:
+            raise ValueError(f"probability must be in (0, 1) or None, got {self.probability}; 0.9 is the default")
+        if self.joint not in ("sum", "worst", "alternate"):
+            raise ValueError(f"joint must be 'sum', 'worst' or 'alternate', got {self.joint!r}")
 
     def __call__(self, judge: Judge, latents: Float[Tensor, "rows *shape"], step_index: int) -> Descent:
         """Descend from `latents`; `step_index` does not matter to this rule.
@@ -91,31 +101,39 @@ class LeanRule:
         Raises: ValueError if a loss or gradient is not finite.
         """
         start = latents.detach().to(torch.promote_types(latents.dtype, torch.float32))
-        norm, best, current, direction = _norm(start), start, start, torch.zeros_like(start)
-        best_loss = norm.new_full((len(start),), torch.inf)
-        length = torch.full_like(norm, self.step_size)
+        norm, best, current, direction = _norm(start), start.clone(), start.clone(), torch.zeros_like(start)
+        best_loss = torch.full((len(start),), torch.inf, dtype=start.dtype, device=start.device)
+        length, before, least = torch.full_like(norm, self.step_size), best_loss.clone(), best_loss.clone()
         done = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-        before = least = best_loss
         for used in range(1, self.iterations + 1):
-            point = current.clone().requires_grad_(True)
-            losses, probabilities, wanted = judge(point.to(latents.dtype))
-            loss = joint_loss(losses, self.joint, wanted)
-            least = probabilities.detach().amin(dim=1)
-            before = least if used == 1 else before
-            good = least >= self.probability
-            better = ~done & (good | (loss.detach() <= best_loss) | (not self.backtracking))
-            best = torch.where(_per_row(better, start), point.detach(), best)
-            best_loss = torch.where(better, loss.detach().to(best_loss), best_loss)
-            done = done | good
+            rows = (~done).nonzero().flatten()
+            point = current[rows].requires_grad_(True)
+            judged = judge(point.to(latents.dtype), None if len(rows) == len(start) else rows)
+            loss, compared = self._losses(judged, used - 1)
+            least[rows] = judged.probabilities.detach().amin(dim=1).to(least)
+            before = least.clone() if used == 1 else before
+            good = least[rows] >= (torch.inf if self.probability is None else self.probability)
+            better = good | (compared <= best_loss[rows]) | (not self.backtracking)
+            best[rows[better]] = point.detach()[better]
+            best_loss[rows[better]] = compared[better].to(best_loss)
+            done[rows[good]] = True
             if bool(done.all()):
                 break
-            gradient = _gradient(loss, ~done, point)
-            unit = gradient / _norm(gradient).clamp_min(_FLOOR)
-            direction = torch.where(_per_row(better, start), unit, direction)
-            length = torch.where(_per_row(better | done, start), length, length / 2)
-            current = torch.where(_per_row(done, start), best, self._moved(best, length * norm * direction, norm))
-        end = torch.where(_per_row(done, start), best, current)
-        return Descent(end.to(latents.dtype), used, before, least)
+            gradient = _gradient(loss, ~good, point)
+            pace = norm[rows] / _norm(gradient).clamp_min(_FLOOR) if self.normalised else torch.ones_like(norm[rows])
+            direction[rows[better]] = (pace * gradient)[better]
+            length[rows[~better]] /= 2
+            onward = rows[~good]
+            current[onward] = self._moved(best[onward], (length * direction)[onward], norm[onward])
+        current[done] = best[done]
+        return Descent(current.to(latents.dtype), used, before, least)
+
+    def _losses(self, judged: Judgement, turn: int) -> tuple[Tensor, Tensor]:
+        """The loss that is differentiated, and the one by which points are compared."""
+        if self.joint != "alternate":
+            loss = joint_loss(judged.losses, self.joint, judged.wanted)
+            return loss, loss.detach()
+        return _turn(judged, turn), joint_loss(judged.losses, "sum", judged.wanted).detach()
 
     def _moved(self, latents: Tensor, step: Tensor, norm: Tensor) -> Tensor:
         moved = latents - step
@@ -158,27 +176,35 @@ class PublishedRule:
         Raises: ValueError if a loss or gradient is not finite.
         """
         target = self.loss_targets[min(step_index, len(self.loss_targets) - 1)]
-        current = latents.detach()
+        current = latents.detach().clone()
         met = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
         done = met > 0
         before = least = latents.new_zeros(len(latents))
         for used in range(1, self.iterations + 1):
-            point = current.clone().requires_grad_(True)
-            losses, probabilities, wanted = judge(point)
-            least = probabilities.detach().amin(dim=1)
+            rows = (~done).nonzero().flatten()
+            point = current[rows].requires_grad_(True)
+            judged = judge(point, None if len(rows) == len(latents) else rows)
+            least = least.clone()
+            least[rows] = judged.probabilities.detach().amin(dim=1).to(least)
             before = least if used == 1 else before
-            count = wanted.sum(dim=1).clamp_min(1)
-            turn = losses.gather(1, ((used - 1) % count)[:, None])[:, 0]
+            turn = _turn(judged, used - 1)
             good = turn.detach() <= target
-            met = torch.where(good, met + 1, 0)
-            done = done | (met >= (1 if self.stop_at_first else count))
+            met[rows] = torch.where(good, met[rows] + 1, 0)
+            needed = 1 if self.stop_at_first else judged.wanted.sum(dim=1).clamp_min(1)
+            done[rows] = met[rows] >= needed
             if bool(done.all()):
                 break
-            move = ~(good | done)
+            move = ~(good | done[rows])
             if bool(move.any()):
-                moved = current - self.step_size * _gradient(turn, move, point)
-                current = torch.where(_per_row(move, current), moved, current)
+                gradient = _gradient(turn, move, point)
+                current[rows[move]] = (current[rows] - self.step_size * gradient)[move]
         return Descent(current, used, before, least)
+
+
+def _turn(judged: Judgement, turn: int) -> Float[Tensor, " rows"]:
+    """Loss of the relation whose turn it is in each row: number `turn` modulo the row's count."""
+    count = judged.wanted.sum(dim=1).clamp_min(1)
+    return judged.losses.gather(1, (turn % count)[:, None])[:, 0]
 
 
 def _gradient(loss: Tensor, rows: Tensor, point: Tensor) -> Tensor:
@@ -195,12 +221,7 @@ def _gradient(loss: Tensor, rows: Tensor, point: Tensor) -> Tensor:
     return gradient
 
 
-def _per_row(rows: Tensor, like: Tensor) -> Tensor:
-    """One value per row, shaped for broadcasting."""
-    return rows.view(-1, *[1] * (like.ndim - 1))
-
-
 def _norm(latents: Tensor) -> Tensor:
     """Euclidean norm of each row, in float32 or wider, shaped for broadcasting."""
     wide = latents.detach().to(torch.promote_types(latents.dtype, torch.float32))
-    return _per_row(wide.flatten(1).norm(dim=1), latents)
+    return wide.flatten(1).norm(dim=1).view(-1, *[1] * (latents.ndim - 1))

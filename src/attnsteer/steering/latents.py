@@ -5,6 +5,7 @@ scheduler's sample is not assumed but solved for, and verified element by elemen
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,18 +81,33 @@ def spread(original: Tensor, conditional: Tensor, steered: Tensor) -> Tensor:
 def movable(denoiser: nn.Module, family: Family, arguments: Mapping[str, Any]) -> tuple[slice, ...]:
     """Where the latents lie in the denoiser's input; the rest are extra channels (mask, first frame) or tokens.
 
-    The denoiser predicts for as many channels as the latents have; they come first. Reference pictures among the
-    tokens are told by the first of their position ids.
+    The denoiser predicts for as many channels as the latents have; they come first. Packed latents come first too; how
+    many tokens are theirs, and not those of reference pictures behind them, follows from what says where tokens lie.
     """
     latents = arguments[family.latents]
     config = getattr(uncompiled(denoiser), "config", None)
     channels = getattr(config, "out_channels", None) or getattr(config, "in_channels", None)
-    if family.grid != "ids":  # packed latents hide how many channels are theirs
+    own = _own_tokens(family, arguments) if latents.ndim == 3 else None
+    if own is None:
         return (slice(None), slice(0, channels)) if latents.ndim > 3 else (slice(None),)
-    ids = arguments["img_ids"]
-    ids = ids[0] if ids.ndim == 3 else ids
-    own = int((ids[:, 0] == ids[0, 0]).sum())
-    return (slice(None), slice(0, min(own, latents.shape[1])), slice(0, channels))
+    tokens = slice(0, min(own, latents.shape[1]))
+    if family.grid == "ids":
+        return (slice(None), tokens, slice(0, channels))
+    return (slice(None), tokens)  # configurations count channels before packing
+
+
+def _own_tokens(family: Family, arguments: Mapping[str, Any]) -> int | None:
+    """Number of packed tokens of the target picture; None where the call does not say."""
+    if family.grid == "ids":
+        ids = arguments[family.grid_from or "img_ids"]
+        ids = (ids[0] if ids.ndim == 3 else ids)[-arguments[family.latents].shape[1] :]
+        return int((ids[:, 0] == ids[0, 0]).sum())  # references are told by the first of their position ids
+    if family.grid == "shapes":
+        shape = arguments[family.grid_from or "img_shapes"][0]  # of the first row
+        return math.prod(int(n) for n in (shape[0] if isinstance(shape[0], tuple | list) else shape))
+    if family.grid == "sizes":
+        return math.prod(int(arguments[name]) for name in ("num_frames", "height", "width"))
+    return None
 
 
 def put(latents: Tensor, region: tuple[slice, ...], part: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attnsteer.conditioning import Conditioning
-from attnsteer.install import before_denoiser_call, frozen, wrap_scheduler_step
+from attnsteer.install import before_denoiser_call, frozen, uncompiled, wrap_scheduler_step
 from attnsteer.schedule import Window
 from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.combined import Combined
 from attnsteer.steering.descent import LeanRule, PublishedRule
 from attnsteer.steering.latents import LatentSteering
 from attnsteer.steering.locate import text_rows_of
@@ -22,9 +23,13 @@ from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.objectives import CentroidObjective, ClassifierObjective, Objective, relation_rows
 from attnsteer.steering.published import assign_by_intervals, published_schedule
 from attnsteer.steering.recording import Recording
-from attnsteer.steering.relations import Relation, Span, explain_relations, strip_markup
-from attnsteer.steering.run import SteeredRow, SteeredRun, SteeringReport, StepReport
+from attnsteer.steering.relations import Relation, explain_relations, parse_relations, strip_markup
+from attnsteer.steering.run import Rule, SteeredRow, SteeredRun, SteeringReport, StepReport, TrialOver
 from attnsteer.steering.scheduler_state import step_of
+from attnsteer.steering.select import SeedSelection, best_seeds
+from attnsteer.steering.trials import Run
+from attnsteer.steering.verify import Verification, verified_call
+from attnsteer.steering.wanted import Reader, wanted_relations
 
 __all__ = ["LearnedSteering", "SteeringReport", "StepReport"]
 
@@ -43,25 +48,37 @@ class LearnedSteering:
         end: Fraction of the steps at which steering ends, (start, 1]; the paper's value is one half.
         recording: Which maps are judged.
         timesteps: Step indices the objective was trained on, where it counts steps (published checkpoints).
-        unknown: What to do with a relation of the prompt that the objective cannot judge: "error", or "skip" it.
+        unknown: What to do with a relation of the prompt that the objective cannot judge: "error", "skip" it, or steer
+            it by the "hand-made" `CentroidObjective`, which knows near and the diagonals.
+        seeds: Whether several seeds are tried; None is off.
+        verify: Whether pictures are drawn plainly first, and steered only where they are wrong; None is off.
+        reader: Finds the relations of a prompt; see also `attnsteer.steering.attributes`.
+        rows: Conditional rows to steer; None is all.
 
     Source: Yiflach, Atzmon, Chechik 2026, Learn-to-Steer, arXiv:2509.02295; the lean rule is ours.
     """
 
     objective: Objective
-    rule: LeanRule | PublishedRule = field(default_factory=LeanRule)
+    rule: Rule = field(default_factory=LeanRule)
     start: float = 0.0
     end: float = 0.5
     recording: Recording = field(default_factory=Recording)
     timesteps: tuple[int, ...] = ()
-    unknown: Literal["error", "skip"] = "error"
+    unknown: Literal["error", "skip", "hand-made"] = "error"
+    seeds: SeedSelection | None = None
+    verify: Verification | None = None
+    reader: Reader = parse_relations
+    rows: tuple[int, ...] | None = None
     kind: ClassVar[str] = "steering"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start < self.end <= 1.0:
             raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}")
-        if self.unknown not in ("error", "skip"):
-            raise ValueError(f"unknown must be 'error' or 'skip', got {self.unknown!r}")
+        if self.unknown not in ("error", "skip", "hand-made"):
+            raise ValueError(f"unknown must be 'error', 'skip' or 'hand-made', got {self.unknown!r}")
+        by_hand = CentroidObjective()
+        if self.unknown == "hand-made" and not set(by_hand.relations) <= set(self.objective.relations):
+            object.__setattr__(self, "objective", Combined((self.objective, by_hand)))
 
     @classmethod
     def from_classifier(cls, classifier: RelationClassifier, **settings: Any) -> LearnedSteering:
@@ -76,7 +93,7 @@ class LearnedSteering:
         classifier.requires_grad_(False).eval()
         source = classifier.settings.source
         own: dict[str, Any] = {
-            "recording": Recording(source.layers, classifier.settings.map_size, source.normalise),
+            "recording": Recording(source.layers, classifier.settings.map_size, source.normalise, source.text_length),
             "timesteps": source.timesteps,
         }
         if source.timesteps and source.num_steps:
@@ -107,7 +124,7 @@ class LearnedSteering:
             "rule": PublishedRule(schedule.step_size, schedule.loss_targets, schedule.max_iterations, stop_at_first),
             "start": schedule.start_step / steps,
             "end": schedule.stop_step / steps,
-            "recording": Recording(size=classifier.settings.map_size, normalise=schedule.normalise),
+            "recording": Recording(None, classifier.settings.map_size, schedule.normalise, schedule.text_length),
         }
         return cls.from_classifier(classifier, **{**own, **settings})
 
@@ -124,19 +141,31 @@ class LearnedSteering:
 
         Raises: ValueError if the call has no prompt in words, a relation is not in it, or cannot be judged.
         """
-        given, override = call.get("prompt"), call.get("steer_relations")
-        if given is None:
-            raise ValueError("steering reads the prompt's words: pass prompt=... rather than embeddings")
-        prompts = [given] if isinstance(given, str) else list(given)
-        plain = [strip_markup(prompt) for prompt in prompts]
-        if override is None:
-            wanted = [[*p.relations] or [*explain_relations(p.text).relations] for p in plain]
+        prompt, wanted = wanted_relations(call, self.objective.relations, self.reader)
+        return {**call, "prompt": prompt, "steer_relations": [self._known(chosen) for chosen in wanted]}
+
+    def conduct(self, pipe: Any, call: Mapping[str, Any], run: Run) -> tuple[Any, SteeringReport | None]:
+        """Make the pipeline call that was asked for, with the trials that `seeds` and `verify` want ahead of it.
+
+        Args:
+            pipe: A stock pipeline.
+            call: Its prepared keywords.
+            run: Makes one guided call of the pipeline; see `attnsteer.steering.trials.Run`.
+
+        Returns: What the pipeline returns, and the report.
+        """
+        numbers: tuple[int, ...] = ()
+        trials: list[SteeringReport] = []
+        report: SteeringReport | None
+        if self.seeds is not None:
+            call, numbers, trials = best_seeds(pipe, call, run, self, self.seeds)
+        if self.verify is not None:
+            output, report = verified_call(pipe, call, run, replace(self, seeds=None), self.verify)
         else:
-            lists = _per_prompt(override, len(prompts))
-            wanted = [[_relation(p.text, r) for r in chosen] for p, chosen in zip(plain, lists, strict=True)]
-        texts = [p.text for p in plain]
-        relations = [self._known(chosen) for chosen in wanted]
-        return {**call, "prompt": texts[0] if isinstance(given, str) else texts, "steer_relations": relations}
+            output, report = run(call, self)
+        if report is not None:
+            report.seeds, report.trials = numbers, [*trials, *report.trials]
+        return output, report
 
     def applies(self, call: Mapping[str, Any]) -> bool:
         """Whether a prepared call names a relation; if not, nothing runs and nothing costs anything."""
@@ -146,14 +175,17 @@ class LearnedSteering:
         """What steering finds in a prompt: relations, and clauses it leaves alone with the reason."""
         lines = []
         for text in [prompt] if isinstance(prompt, str) else prompt:
-            report = explain_relations(strip_markup(text).text)
-            for r in report.relations:
+            plain = strip_markup(text)
+            relations = [*plain.relations] or [*self.reader(plain.text)]
+            for r in relations:
                 known = "" if self._judges(r) else "  (not judged by this classifier)"
                 lines.append(f"steering: {r.subject.text!r} {r.relation} {r.object.text!r}{known}")
-            lines += [f"steering: skipped {s.span.text!r}: {s.reason}" for s in report.skipped]
-            if not report.relations:
+            skipped = explain_relations(plain.text).skipped
+            lines += [f"steering: skipped {s.span.text!r}: {s.reason}" for s in skipped]
+            if not relations:
                 lines.append("steering: no relation in the prompt, nothing to do")
-        return "\n".join([*lines, f"  {self.rule}, from {self.start:g} to {self.end:g} of the steps"])
+        trials = "".join(f", {trial}" for trial in (self.seeds, self.verify) if trial is not None)
+        return "\n".join([*lines, f"  {self.rule}, from {self.start:g} to {self.end:g} of the steps{trials}"])
 
     @contextmanager
     def session(
@@ -167,7 +199,7 @@ class LearnedSteering:
             capture: Its conditioning in this call.
             call_kwargs: Keywords of the call, prepared or not.
 
-        Yields: A report that fills as the pipeline runs.
+        Yields: A report that fills as the pipeline runs. A rule that says so ends the block early, without an error.
 
         Raises: ValueError if words of a relation cannot be found in the denoiser's text input; RuntimeError under
             `torch.inference_mode`.
@@ -178,23 +210,32 @@ class LearnedSteering:
                 "(pipelines run under torch.no_grad() by themselves)"
             )
         call = self.prepare(call_kwargs)
-        wanted: list[list[Relation]] = call["steer_relations"]
-        report = SteeringReport(wanted)
+        report = SteeringReport(call["steer_relations"])
         if not self.applies(call):
             yield report
             return
+        run = SteeredRun(self, pipe, denoiser, self._rows_of(pipe, capture, call), report)
+        steering = LatentSteering(pipe.scheduler, capture, Window(self.start, self.end), run.move, run.total)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            run.denoiser = module
+            return steering.before(module, args, kwargs)
+
+        with suppress(TrialOver), ExitStack() as stack:
+            for expert in experts_of(pipe, denoiser):
+                stack.enter_context(frozen(expert))
+                stack.enter_context(before_denoiser_call(expert, before))
+            stack.enter_context(wrap_scheduler_step(pipe.scheduler, steering.step))
+            yield report
+
+    def _rows_of(self, pipe: Any, capture: Conditioning, call: Mapping[str, Any]) -> list[SteeredRow]:
+        """What is steered in each conditional row of the denoiser."""
+        wanted: list[list[Relation]] = call["steer_relations"]
         prompts = [call["prompt"]] if isinstance(call["prompt"], str) else call["prompt"]
         spans = [[span for r in relations for span in (r.subject, r.object)] for relations in wanted]
         located, per_prompt = text_rows_of(pipe, capture, prompts, spans)
-        rows = [SteeredRow(wanted[i // per_prompt], tokens) for i, tokens in enumerate(located)]
-        run = SteeredRun(self, pipe, denoiser, rows, report)
-        steering = LatentSteering(pipe.scheduler, capture, Window(self.start, self.end), run.move, run.total)
-        with (
-            frozen(denoiser),
-            before_denoiser_call(denoiser, steering.before),
-            wrap_scheduler_step(pipe.scheduler, steering.step),
-        ):
-            yield report
+        chosen = range(len(located)) if self.rows is None else self.rows
+        return [SteeredRow(wanted[i // per_prompt] if i in chosen else [], tokens) for i, tokens in enumerate(located)]
 
     def noise_level(self, scheduler: Any, timestep: Tensor | float, step_index: int) -> float:
         """The noise level of a denoiser call, in the measure of the objective: a step index, or log-SNR in nats.
@@ -208,13 +249,13 @@ class LearnedSteering:
 
         Raises: ValueError if the scheduler does not tell its noise level, or the timestep is none of its own.
         """
-        if isinstance(self.objective, CentroidObjective):
+        measure = getattr(self.objective, "conditioning", "log_snr")
+        if measure == "none":
             return 0.0
         index = step_of(scheduler, timestep, step_index)
-        settings = getattr(getattr(self.objective, "classifier", None), "settings", None)
-        if settings is not None and settings.conditioning == "index":
+        if measure == "index":
             steps = len(scheduler.timesteps)
-            trained = settings.source.num_steps or steps
+            trained = getattr(self.objective, "num_steps", None) or steps
             return float(assign_by_intervals(trained, self.timesteps)[index * trained // steps])
         return log_snr_of(scheduler, float(scheduler.timesteps[index]))
 
@@ -228,40 +269,18 @@ class LearnedSteering:
     def _known(self, relations: list[Relation]) -> list[Relation]:
         kept = [relation for relation in relations if self._judges(relation)]
         lost = [relation.relation for relation in relations if relation not in kept]
-        if lost and self.unknown == "error":
+        if lost and self.unknown != "skip":
             raise ValueError(
-                f"this objective cannot judge {lost}; it knows {', '.join(self.objective.relations)}. Set "
-                "LearnedSteering(..., unknown='skip') to leave such relations alone"
+                f"this objective cannot judge {lost}; it knows {', '.join(self.objective.relations)}. Train a "
+                "classifier with such relations; or set LearnedSteering(..., unknown='skip') to leave them alone, or "
+                "unknown='hand-made' to steer near and diagonals by the places of the maps alone (what is in front "
+                "cannot be told from these)"
             )
         return kept
 
 
-def _per_prompt(given: Sequence[Any], prompts: int) -> list[Sequence[Any]]:
-    """One list of relations per prompt, from such lists or the relations of a single prompt."""
-    flat = _are_relations(given)
-    nested = all(isinstance(entry, list | tuple) and _are_relations(entry) for entry in given)
-    if isinstance(given, str) or _is_triple(given) or not (nested or flat):
-        raise ValueError(
-            "steer_relations must be a list of (subject, relation, object), or one such list per prompt, got "
-            f"{given!r}"
-        )
-    if not given:
-        return [[]] * prompts
-    lists = list(given) if nested else [given]
-    if len(lists) != prompts:
-        raise ValueError(f"steer_relations holds relations for {len(lists)} prompts, the call has {prompts}")
-    return lists
-
-
-def _are_relations(entries: Sequence[Any]) -> bool:
-    return all(isinstance(entry, Relation) or _is_triple(entry) for entry in entries)
-
-
-def _is_triple(entry: Any) -> bool:
-    return isinstance(entry, list | tuple) and len(entry) == 3 and all(isinstance(part, str | Span) for part in entry)
-
-
-def _relation(prompt: str, given: Relation | tuple[str, str, str]) -> Relation:
-    """A relation of this prompt; its phrases must stand in it."""
-    parts = (given.subject, given.relation, given.object) if isinstance(given, Relation) else given
-    return Relation.of(prompt, *parts)
+def experts_of(pipe: Any, denoiser: nn.Module) -> list[nn.Module]:
+    """The denoisers of a pipeline that take turns over its steps, as the two of Wan 2.2: those of one class."""
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    kind = type(uncompiled(denoiser))
+    return [denoiser, *(part for part in parts if type(uncompiled(part)) is kind and part is not denoiser)]

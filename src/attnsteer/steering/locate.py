@@ -111,8 +111,7 @@ def text_rows_of(
     if rest:
         raise ValueError(f"{len(text)} conditional rows do not divide among {len(prompts)} prompts")
     found: list[dict[Span, list[int]]] = []
-    for row in range(len(text)):
-        number = row // per_prompt
+    for row, number in enumerate(row // per_prompt for row in range(len(text))):
         if row % per_prompt and torch.equal(text[row], text[row - 1]):
             found.append(found[-1])
             continue

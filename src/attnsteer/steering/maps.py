@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attnsteer.attention import Layout, TextLayer
 from attnsteer.families import Family
+from attnsteer.layers import Layout, TextLayer
+from attnsteer.portions import rows_held
 from attnsteer.segments import Rows, Spans
+from attnsteer.steering.grids import image_grid
 
 
 class StopForward(Exception):
@@ -67,6 +69,11 @@ class MapRecorder:
             raise ValueError(f"the layers have different resolutions {shapes}: pass size=16, or choose layers")
         return list(torch.cat(ordered, dim=2).unbind(0))
 
+    @property
+    def channels(self) -> list[tuple[int, int]]:
+        """Index of each recorded layer and how many channels it has, in the order of the maps' channels."""
+        return [(index, maps.shape[2]) for _, index, maps in sorted(self._recorded, key=lambda entry: entry[:2])]
+
     def begin(self, layout: Layout) -> None:
         """Start recording one denoiser call; forgets the previous one.
 
@@ -88,13 +95,13 @@ class MapRecorder:
         """Record one attention operation; tensors are (batch, heads, tokens, head_dim)."""
         if layer.name not in self.layers or self._layout is None:
             return
-        first, stop = 0, query.shape[-2]
-        if spans.query_start is not None and layer.reads.text == "first":
-            first = spans.query_start + spans.positive + spans.negative
-        elif spans.query_start is not None:
-            stop = spans.query_start
+        if layer.reads.role == "prefix" and spans.positive != self._layout.positive:
+            raise ValueError(f"attention maps of {self.family.denoiser}: leave out pictures within the prompt")
+        first, stop = _image_queries(query.shape[-2], spans, layer.reads.text)
         grid = image_grid(self.family, self.patch_size, self._layout, stop - first)
         frames, height, width = grid
+        if self.family.picture == "last":
+            first = stop - frames * height * width
         stop = first + frames * height * width
         image = query[:, :, first:stop]
         text = key[:, :, spans.key_start : spans.key_start + spans.positive]
@@ -102,6 +109,8 @@ class MapRecorder:
             mask = mask[..., spans.key_start : spans.key_start + spans.positive]
             mask = mask[..., first:stop, :] if mask.shape[-2] > 1 else mask
         maps = self._maps(image, text, mask, scale).unflatten(-1, grid).mean(-3)
+        if query.shape[0] > self._layout.batch:  # one row of the operation for each frame
+            maps = maps.unflatten(1, (-1, query.shape[0] // self._layout.batch)).mean(2)
         maps = self._finish(maps)
         if self._open:
             self._recorded.append((height * width, layer.index, maps))
@@ -109,9 +118,12 @@ class MapRecorder:
                 raise StopForward(self)
 
     def _maps(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-        if self.rows is not None:
-            query, key = query[self.rows], key[self.rows]
-            mask = mask[self.rows] if mask is not None and mask.ndim == 4 and mask.shape[0] > 1 else mask
+        if self.rows is not None and self._layout is not None:
+            batch = self._layout.batch
+            chosen = slice(*self.rows.indices(batch)[:2]) if isinstance(self.rows, slice) else self.rows
+            rows = rows_held(chosen, 0, query.shape[0], batch)
+            query, key = query[rows], key[rows]
+            mask = mask[rows] if mask is not None and mask.ndim == 4 and mask.shape[0] > 1 else mask
         if key.shape[1] != query.shape[1]:
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
@@ -127,43 +139,10 @@ class MapRecorder:
         return maps / (maps.sum((-2, -1), keepdim=True) + 1e-8) if self.normalise else maps
 
 
-def image_grid(family: Family, patch_size: Any, layout: Layout, tokens: int) -> tuple[int, int, int]:
-    """Frames, height and width of the target picture in image tokens, for a layer with `tokens` image queries.
-
-    Raises: ValueError if the tokens do not form a picture of the latents' proportions.
-    """
-    if family.grid == "none":
-        raise ValueError(
-            f"how image tokens of {family.denoiser} lie in the picture is not known, so it has no attention maps and "
-            "cannot be steered: set `grid` in its family row"
-        )
-    latents = layout.arguments[family.latents]
-    padded = isinstance(latents, list)
-    if family.grid == "ids":
-        ids = layout.arguments["img_ids"]
-        ids = ids[0] if ids.ndim == 3 else ids
-        target = ids[ids[:, 0] == ids[0, 0]]  # further pictures (references) count up in the first position
-        height, width = (int(target[:, axis].unique().numel()) for axis in (1, 2))
-        grid = (1, height, width)
-    elif family.grid == "shapes":
-        shape = layout.arguments["img_shapes"][0]  # of the first row; further pictures (references) follow the target
-        frames, height, width = shape[0] if isinstance(shape[0], tuple | list) else shape
-        grid = (int(frames), int(height), int(width))
-    elif family.grid == "sizes":
-        frames, height, width = (int(layout.arguments[name]) for name in ("num_frames", "height", "width"))
-        grid = (frames, height, width)
-    elif family.grid == "patches":
-        latents = latents[0][None] if padded else latents
-        per_axis = (1, patch_size, patch_size) if isinstance(patch_size, int) else (1, 1, *patch_size)[-3:]
-        frames, height, width = (1, 1, *latents.shape[2:])[-3:]
-        grid = (frames // per_axis[0], height // per_axis[1], width // per_axis[2])
-    else:
-        height, width = latents.shape[-2:]
-        while height * width > tokens and height * width > 1:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        grid = (1, height, width)
-    count = grid[0] * grid[1] * grid[2]
-    others = padded or family.grid in ("ids", "shapes")  # image tokens may stand before padding or references
-    if count > tokens or (count != tokens and not others):
-        raise ValueError(f"{tokens} image tokens do not form a picture of {grid} frames, rows and columns")
-    return grid
+def _image_queries(queries: int, spans: Spans, text: str) -> tuple[int, int]:
+    """Where the image tokens begin and end among the queries."""
+    if spans.query_start is None:
+        return 0, queries
+    if text == "first":
+        return spans.query_start + sum(spans.queries or (spans.positive, spans.negative)), queries
+    return 0, spans.query_start

@@ -23,6 +23,13 @@ def log_snr_of_flow(sigma: float) -> float:
     return _log_ratio((1.0 - sigma) ** 2, sigma**2)
 
 
+def is_flow_matching(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler is one of flow matching."""
+    config = scheduler.config
+    flow = "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas")
+    return bool(flow or config.get("prediction_type") == "flow_prediction")
+
+
 def log_snr_of(scheduler: Any, timestep: float) -> float:
     """Log-SNR of a diffusers scheduler's latents at one of its timesteps; in [-20, 20].
 
@@ -38,8 +45,7 @@ def log_snr_of(scheduler: Any, timestep: float) -> float:
     total = int(config.get("num_train_timesteps", 0))
     if not 0.0 <= timestep <= total:
         raise ValueError(f"timestep must be in [0, {total}], got {timestep}")
-    flow = "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas")
-    if flow or config.get("prediction_type") == "flow_prediction":
+    if is_flow_matching(scheduler):
         return log_snr_of_flow(timestep / total)
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:

@@ -1,7 +1,8 @@
-"""Gradients through a denoiser whose weights are offloaded in groups.
+"""Gradients through a denoiser whose weights are offloaded in groups, or stored in a narrower type (fp8).
 
-Group offloading replaces a weight's data behind the forward. Autograd would keep the copies on the accelerator alive,
-or find weights on another device in its backward. Here it keeps references, and loads a weight when it needs it.
+Group offloading and layer-wise casting replace a weight's data behind the forward. Autograd would keep the copies on
+the accelerator alive, or find weights on another device, or of another type, in its backward. Here it keeps
+references, and loads a weight when it needs it.
 """
 
 from collections.abc import Iterator
@@ -12,18 +13,18 @@ import torch
 from diffusers.hooks import HookRegistry
 from torch import Tensor, nn
 
-_HOOK = "group_offloading"
+_HOOKS = ("group_offloading", "layerwise_casting")
 
 
 @contextmanager
 def weights_by_reference(denoiser: nn.Module) -> Iterator[None]:
-    """Within the block, autograd refers to a group-offloaded denoiser's weights instead of keeping copies of them.
+    """Within the block, autograd refers to weights that are offloaded or cast, instead of keeping copies of them.
 
-    Does nothing for a denoiser that is not group-offloaded.
+    Does nothing for a denoiser that is neither group-offloaded nor cast layer by layer.
 
     Raises: ValueError if the groups are offloaded to disk, where a weight alone cannot be loaded.
     """
-    if not _is_group_offloaded(denoiser):
+    if not _weights_move(denoiser):
         yield
         return
     weights = {id(tensor): tensor for tensor in (*denoiser.parameters(), *denoiser.buffers())}
@@ -36,20 +37,21 @@ def _packed(tensor: Tensor, weights: dict[int, Tensor]) -> Any:
     weight = weights.get(id(tensor), weights.get(id(tensor._base)))
     if weight is None or type(weight.data) is not Tensor or tensor.dtype != weight.dtype:
         return tensor
-    return weight, tensor.device, (tensor.size(), tensor.stride(), tensor.storage_offset())
+    return weight, (tensor.device, tensor.dtype), (tensor.size(), tensor.stride(), tensor.storage_offset())
 
 
 def _unpacked(packed: Any) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
-    weight, device, geometry = packed
-    loaded: Tensor = weight.data.to(device)
+    weight, place, geometry = packed
+    loaded: Tensor = weight.data.to(*place)
     return loaded.as_strided(*geometry)
 
 
-def _is_group_offloaded(denoiser: nn.Module) -> bool:
-    hooks = [hook for module in denoiser.modules() for hook in _group_hooks(module)]
-    if any(getattr(hook.group, "offload_to_disk_path", None) is not None for hook in hooks):
+def _weights_move(denoiser: nn.Module) -> bool:
+    hooks = [hook for module in denoiser.modules() for hook in _moving_hooks(module)]
+    groups = [getattr(hook, "group", None) for hook in hooks]
+    if any(getattr(group, "offload_to_disk_path", None) is not None for group in groups):
         raise ValueError(
             "a denoiser whose groups are offloaded to disk cannot be steered: leave offload_to_disk_path out of "
             "enable_group_offload()"
@@ -57,7 +59,7 @@ def _is_group_offloaded(denoiser: nn.Module) -> bool:
     return bool(hooks)
 
 
-def _group_hooks(module: nn.Module) -> list[Any]:
+def _moving_hooks(module: nn.Module) -> list[Any]:
     registry = getattr(module, "_diffusers_hook", None)
-    hook = registry.get_hook(_HOOK) if isinstance(registry, HookRegistry) else None
-    return [] if hook is None else [hook]
+    hooks = [registry.get_hook(name) for name in _HOOKS] if isinstance(registry, HookRegistry) else []
+    return [hook for hook in hooks if hook is not None]

@@ -177,6 +177,27 @@ def published_classifier(name: str | Path) -> ClassifierSettings:
     )
 
 
+def published_source(settings: ClassifierSettings, name: str | Path) -> ClassifierSettings:
+    """The settings of a published checkpoint with what its schedule says of the maps, which the file does not.
+
+    Args:
+        settings: Of the checkpoint.
+        name: File name of the checkpoint, or the name of its schedule.
+
+    Raises: ValueError if the name is none of the published ones.
+    """
+    schedule = published_schedule(name)
+    own = settings.source
+    source = replace(
+        own,
+        model_id=own.model_id or schedule.model_id,
+        normalise=schedule.normalise,
+        text_length=schedule.text_length,
+        num_steps=own.num_steps or schedule.num_inference_steps,
+    )
+    return replace(settings, source=source)
+
+
 def assign_by_intervals(num_steps: int, trained: Sequence[int]) -> list[int]:
     """Classifier timestep of every denoising step: the first trained index that is not before the step.
 

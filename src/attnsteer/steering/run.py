@@ -11,12 +11,21 @@ from torch import Tensor, nn
 from attnsteer.families import family_of
 from attnsteer.inject import fresh
 from attnsteer.install import suspended, uncompiled
-from attnsteer.steering.descent import Descent, Judgement, LeanRule, PublishedRule
+from attnsteer.maps import recomputable
+from attnsteer.steering.descent import Descent, Judge, Judgement
 from attnsteer.steering.latents import movable, put, rows_of
 from attnsteer.steering.objectives import Objective
 from attnsteer.steering.offload import weights_by_reference
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.relations import Relation, Span
+
+
+class Rule(Protocol):
+    """Moves latents: `LeanRule`, `PublishedRule`, or one of the caller's."""
+
+    def __call__(self, judge: Judge, latents: Tensor, step_index: int) -> Descent:
+        """Move latents (rows, ...) by what `judge` says of them."""
+        ...
 
 
 class Method(Protocol):
@@ -28,7 +37,7 @@ class Method(Protocol):
         ...
 
     @property
-    def rule(self) -> LeanRule | PublishedRule:
+    def rule(self) -> Rule:
         """Moves the latents."""
         ...
 
@@ -40,6 +49,10 @@ class Method(Protocol):
     def noise_level(self, scheduler: Any, timestep: Tensor | float, step_index: int) -> float:
         """Noise level of a denoiser call, in the objective's measure."""
         ...
+
+
+class TrialOver(Exception):
+    """A trial has been judged and need not go on: not an error, it ends the pipeline call early."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +74,28 @@ class StepReport:
 
 @dataclass
 class SteeringReport:
-    """What steering did in one pipeline call: the relations of each prompt, and one entry per steered step."""
+    """What steering did in one pipeline call.
+
+    Attributes:
+        relations: Of each prompt.
+        steps: One entry per steered step.
+        trials: Reports of the runs that were made before this one: seeds that were tried, and the plain run that was
+            verified. Their steps were judged, not steered.
+        verified: For each row with a relation, how probable its relations were in the plain run that was verified by
+            the objective; empty without verification, or with a judge of the caller's.
+        seeds: For each row, the number of the seed that was chosen (0 is the caller's own); empty without a choice.
+    """
 
     relations: list[list[Relation]]
     steps: list[StepReport] = field(default_factory=list)
+    trials: list[SteeringReport] = field(default_factory=list)
+    verified: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     @property
     def iterations(self) -> int:
-        """Forward and backward passes of the whole call."""
-        return sum(step.iterations for step in self.steps)
+        """Forward and backward passes of the whole call, trials included."""
+        return sum(step.iterations for step in self.steps) + sum(trial.iterations for trial in self.trials)
 
 
 @dataclass(frozen=True)
@@ -81,7 +107,10 @@ class SteeredRow:
 
 
 class SteeredRun:
-    """One steered pipeline run: judges latents through the denoiser, and moves them by the rule."""
+    """One steered pipeline run: judges latents through the denoiser, and moves them by the rule.
+
+    `denoiser` is the one that the pipeline is about to call; pipelines with two experts change it.
+    """
 
     def __init__(
         self, method: Method, pipe: Any, denoiser: nn.Module, rows: list[SteeredRow], report: SteeringReport
@@ -99,27 +128,35 @@ class SteeredRun:
             arguments: Of the call, for its conditional rows.
             step_index: Denoising step, from 0.
 
-        Raises: ValueError if the rows are not those of the prompts, or the rule finds no finite gradient.
+        Raises: ValueError if the rows are not those of the prompts, or the rule finds no finite gradient; TrialOver if
+            the rule says that the call need not go on.
         """
         family = family_of(uncompiled(self.denoiser))
         latents: Tensor = arguments[family.latents]
         if len(latents) != len(self.rows):
             raise ValueError(f"expected {len(self.rows)} conditional rows, the denoiser got {len(latents)}")
         active = [i for i, row in enumerate(self.rows) if row.relations]
+        if not active:
+            return latents
         chosen = torch.tensor(active, device=latents.device)
         some = rows_of(family, arguments, chosen) if len(active) < len(self.rows) else arguments
         whole, region = some[family.latents], movable(self.denoiser, family, some)
         level = self.method.noise_level(self.pipe.scheduler, some["timestep"], step_index)
 
-        def judge(moved: Tensor) -> Judgement:
-            call = {**fresh(some), family.latents: put(whole, region, moved)}
-            return self._judge(call, [self.rows[i] for i in active], level)
+        def judge(latents: Tensor, rows: Tensor | None = None) -> Judgement:
+            part = some if rows is None else rows_of(family, some, rows)
+            numbers = active if rows is None else [active[i] for i in rows.tolist()]
+            call = {**fresh(part), family.latents: put(part[family.latents], region, latents)}
+            return self._judge(call, [self.rows[i] for i in numbers], level)
 
-        with torch.enable_grad(), suspended(self.denoiser), weights_by_reference(self.denoiser):
+        here = self.denoiser
+        with torch.enable_grad(), suspended(here), weights_by_reference(here), recomputable(here):
             descent: Descent = self.method.rule(judge, whole[region], step_index)
         self.report.steps.append(
             StepReport(step_index, descent.iterations, tuple(descent.before.tolist()), tuple(descent.after.tolist()))
         )
+        if getattr(self.method.rule, "over", False):
+            raise TrialOver
         result = latents.clone()
         result[chosen] = put(whole, region, descent.latents)
         return result

@@ -23,6 +23,7 @@ __all__ = [
     "TrainSettings",
     "default_classifier",
     "evaluate_classifier",
+    "map_source",
     "train_classifier",
 ]
 
@@ -45,7 +46,8 @@ def train_classifier(
     Args:
         folders: Sets of maps of one kind.
         output: Folder for the classifier; `checkpoint.pt` in it holds what resuming needs.
-        classifier: Architecture; default `default_classifier` of the maps.
+        classifier: Architecture; default `default_classifier` of the maps. Of maps of more layers than its source
+            names, it reads those of its layers only.
         settings: How to train; default `TrainSettings()`.
         on_epoch: Called in the main process after each epoch.
 
@@ -55,10 +57,12 @@ def train_classifier(
     Raises:
         ValueError: if the classifier does not fit the maps, or `output` holds a run with other settings.
     """
-    dataset = MapDataset(folders)
+    settings = settings or TrainSettings()
+    layers = None if classifier is None else classifier.source.layers
+    dataset = MapDataset([*folders, *settings.held_out], layers)
     architecture = classifier or default_classifier(dataset.manifest)
     _require_fit(architecture, dataset.manifest)
-    run = TrainingRun(dataset, architecture, settings or TrainSettings(), Path(output))
+    run = TrainingRun(dataset, architecture, settings, Path(output))
     run.resume()
     while not run.finished():
         report = run.epoch()
@@ -84,7 +88,7 @@ def evaluate_classifier(
     Raises:
         ValueError: if the classifier does not fit the maps.
     """
-    dataset = MapDataset(folders)
+    dataset = MapDataset(folders, classifier.settings.source.layers)
     _require_fit(classifier.settings, dataset.manifest)
     rows = list(range(len(dataset)))
     device = classifier.object_extractor.query_vector.device
@@ -99,14 +103,28 @@ def evaluate_classifier(
 
 def default_classifier(manifest: Manifest) -> ClassifierSettings:
     """A small classifier for the maps of a manifest: log-SNR conditioning, standardised maps, width 64."""
-    source = MapSource(model_id=manifest.model_id, layers=manifest.layers, normalise=manifest.normalise)
     return ClassifierSettings(
         relations=manifest.relations,
         channels=manifest.channels,
         map_size=manifest.map_size,
         dropout=0.1,
         standardise=True,
-        source=source,
+        source=map_source(manifest),
+    )
+
+
+def map_source(manifest: Manifest) -> MapSource:
+    """Where maps come from, as far as their manifest tells."""
+    told = manifest.settings
+    steps = told.get("steps") or ()
+    return MapSource(
+        model_id=manifest.model_id,
+        revision=told.get("revision"),
+        layers=manifest.layers,
+        normalise=manifest.normalise,
+        text_length=told.get("text_length"),
+        timesteps=tuple(steps) if isinstance(steps, list | tuple) else (),
+        num_steps=told.get("num_inference_steps"),
     )
 
 

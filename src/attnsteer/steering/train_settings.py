@@ -18,6 +18,7 @@ class TrainSettings:
         learning_rate: Of AdamW at the start.
         weight_decay: Of AdamW.
         validation: Share of the pictures held out, in (0, 1).
+        held_out: Folders of maps to validate on instead; all of the training folders is then trained on.
         plateau_factor: Factor of the learning rate after a plateau, in (0, 1).
         plateau_patience: Epochs without a better validation loss that make a plateau.
         min_learning_rate: The learning rate does not fall below it.
@@ -33,6 +34,7 @@ class TrainSettings:
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     validation: float = 0.1
+    held_out: tuple[str, ...] = ()
     plateau_factor: float = 0.5
     plateau_patience: int = 5
     min_learning_rate: float = 1e-6

@@ -1,8 +1,10 @@
 """One training run of a relation classifier: epochs, best weights, checkpoint and resume, one or several processes."""
 
 import json
+import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from torch.utils.data import DataLoader
 
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings
-from attnsteer.steering.dataset import MapBatch, MapDataset, single, split_by_source
+from attnsteer.steering.dataset import MapBatch, MapDataset, read_manifest, single, split_by_source
 from attnsteer.steering.metrics import Predictions, evaluate
 from attnsteer.steering.symmetry import augment
 from attnsteer.steering.train_settings import TrainSettings
 
 CHECKPOINT = "checkpoint.pt"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,24 @@ def predictions_of(dataset: MapDataset, rows: list[int], logits: Float[Tensor, "
     return Predictions(logits, dataset.label[rows], dataset.prompt_relation[rows], dataset.timestep[rows])
 
 
+def split_rows(dataset: MapDataset, settings: TrainSettings) -> tuple[list[int], list[int]]:
+    """Rows for training and for validation: by picture, or by folder where folders are held out."""
+    if not settings.held_out:
+        return split_by_source(dataset.source, settings.validation, settings.seed)
+    end = len(dataset) - sum(row["samples"] for folder in settings.held_out for row in _shards(folder))
+    train, held = list(range(end)), list(range(end, len(dataset)))
+    if not train or not held:
+        raise ValueError(f"no samples to train on, or none in the held-out folders {list(settings.held_out)}")
+    shared = {dataset.source[row] for row in train} & {dataset.source[row] for row in held}
+    if shared:
+        logger.warning("%d pictures are in training and in validation, as in published splits", len(shared))
+    return train, held
+
+
+def _shards(folder: str) -> list[Mapping[str, Any]]:
+    return list(read_manifest(folder).shards.values())
+
+
 class TrainingRun:
     """Everything that a run carries from epoch to epoch."""
 
@@ -78,7 +99,7 @@ class TrainingRun:
         self.dataset, self.settings, self.output = dataset, settings, output
         # without cpu=True Accelerate ignores torchrun on machines that have no accelerator
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        self.train_rows, self.held_rows = split_by_source(dataset.source, settings.validation, settings.seed)
+        self.train_rows, self.held_rows = split_rows(dataset, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
             model = RelationClassifier(architecture)

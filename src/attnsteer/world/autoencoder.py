@@ -24,7 +24,7 @@ def pixel_autoencoder(size: int) -> AutoencoderKL:
         in_channels=3, out_channels=3, latent_channels=3, sample_size=size, block_out_channels=(CHANNELS,),
         down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), layers_per_block=1,
         norm_num_groups=1, mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False,
-        scaling_factor=1.0,
+        scaling_factor=1.0, shift_factor=0.0,
     )  # fmt: skip
     with torch.no_grad():
         for module in autoencoder.modules():

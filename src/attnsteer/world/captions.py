@@ -11,8 +11,10 @@ from random import Random
 
 from attnsteer.world.scene import RELATIONS, Scene, Shape, random_scene, relations_between
 
-WRONG = 0.1
+WRONG = 0.3
 """Share of relation words that are false on purpose; the others hold by chance, in about 36 % of the cases."""
+OBJECTS = {1: 0.4, 2: 0.3, 3: 0.17, 4: 0.13}
+"""Share of training scenes with so many objects."""
 
 WORDS = (
     "a an the of and with next to in on is picture photo shape left right above below near front behind "
@@ -43,18 +45,18 @@ def caption(scene: Scene, random: Random) -> str:
 
 def _single(shape: Shape, random: Random) -> str:
     kind = random.random()
-    if kind < 0.04:
+    if kind < 0.05:
         return shape.colour
-    if kind < 0.08 and shape.attribute:
+    if kind < 0.2 and shape.attribute:
         return shape.attribute
-    if kind < 0.12:
+    if kind < 0.25:
         return phrase(shape, noun=False, attribute=False)
-    return phrase(shape, colour=random.random() < 0.8, attribute=random.random() < 0.6)
+    return phrase(shape, colour=random.random() < 0.7, attribute=random.random() < 0.4)
 
 
 def _joint(subject: Shape, reference: Shape, random: Random) -> str:
     if random.random() < 0.4:
-        return random.choice((" and ", " and ", " with ", " next to "))
+        return random.choice((" and ", " and ", ", ", " with ", " next to "))
     relation = random.choice(RELATIONS)
     if random.random() < WRONG:
         relation = random.choice([name for name in RELATIONS if name not in relations_between(subject, reference)])
@@ -62,7 +64,7 @@ def _joint(subject: Shape, reference: Shape, random: Random) -> str:
 
 
 def random_pair(random: Random) -> tuple[Scene, str]:
-    """A scene of one object (45 %) or two, with its caption: one draw of the training distribution."""
-    objects = 1 if random.random() < 0.45 else 2
-    scene = random_scene(random, objects, attribute_probability=0.35 if objects == 1 else 0.08)
+    """A scene of one to four objects with its caption: one draw of the training distribution."""
+    objects = random.choices(list(OBJECTS), list(OBJECTS.values()))[0]
+    scene = random_scene(random, objects, attribute_probability=0.6 if objects == 1 else 0.06)
     return scene, caption(scene, random)

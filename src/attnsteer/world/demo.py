@@ -23,8 +23,8 @@ from attnsteer.compare.run import Picture, Plan
 from attnsteer.evaluate.statistics import Share
 from attnsteer.pictures import Badge, write_png
 from attnsteer.world.detect import Detection, detect
-from attnsteer.world.measure import negative_figures, pairs, pictures, relation_figures
-from attnsteer.world.models import DEFAULT_MODEL
+from attnsteer.world.measure import negative_figures, pairs, pictures, relation_figures, shows_unwanted
+from attnsteer.world.models import DEFAULT_MODEL, FEW_STEP_MODEL
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
 
 
@@ -38,8 +38,8 @@ class Example:
 
 
 EXAMPLES = (
-    (Example("a red circle to the left of a blue square", "", 4), Example("a circle", "red", 0)),
-    (Example("a green triangle above a yellow circle", "", 3), Example("a green triangle", "outline", 8)),
+    (Example("a red circle to the left of a blue square", "", 5), Example("a circle", "red", 1)),
+    (Example("a green triangle above a yellow circle and a blue square", "", 6), Example("a triangle", "blurry", 11)),
 )
 
 
@@ -57,7 +57,7 @@ def verdicts(picture: Picture, planned: Plan, negative: str) -> list[Badge]:
             right = relation.relation in relations_between(first.shape, second.shape)
             badges.append(Badge(relation.relation if right else f"not {relation.relation}", right))
     if negative in (*COLOURS, *ATTRIBUTES):
-        shows = any(negative in (d.shape.colour, d.shape.attribute) for d in found)
+        shows = any(shows_unwanted(d, negative) for d in found)
         badges.append(Badge(f"shows {negative}" if shows else f"nothing {negative}", not shows))
     return badges
 
@@ -92,8 +92,8 @@ def joined(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     return paper
 
 
-def figures(model: Any, count: int) -> list[Share]:
-    """Relations with and without steering, and NAG on one attribute, counted over held-out prompts."""
+def figures(model: Any, student: Any, count: int) -> list[Share]:
+    """Relations with and without steering, and NAG on one attribute in few steps, counted over held-out prompts."""
     from attnsteer import NAG, LearnedSteering, guide
 
     steps, scale = model.source.defaults["steps"], model.source.defaults["guidance_scale"]
@@ -102,7 +102,8 @@ def figures(model: Any, count: int) -> list[Share]:
     guided = guide(model.pipe, LearnedSteering.from_pretrained(model.source.classifier))
     steered = detect(pictures(guided, asked.prompts, steps, scale))
     shares = [relation_figures(asked, plain, "unsteered")[1], relation_figures(asked, steered, "steered")[1]]
-    return shares + negative_figures(model.pipe, count, 4, scale, NAG(), attributes=("red",))
+    few = student.source.defaults["steps"]
+    return shares + negative_figures(student.pipe, count, few, scale, NAG(), attributes=("red",))
 
 
 def main() -> None:
@@ -119,7 +120,9 @@ def main() -> None:
     write_png(joined([[sheet(model, example) for example in row] for row in EXAMPLES]), path, {}, overwrite=True)
     sys.stdout.write(f"{path}: prompts that come out wrong, and the same seeds steered, or with a negative prompt\n\n")
     sys.stdout.write(f"Counted over {given.count} held-out prompts (95 % intervals):\n")
-    for share in figures(model, given.count):
+    student = open_model(find_model(FEW_STEP_MODEL), progress=False)
+    student.pipe.set_progress_bar_config(disable=True)
+    for share in figures(model, student, given.count):
         sys.stdout.write(f"  {share}\n")
     sys.stdout.write(f"\n{time.perf_counter() - start:.0f} s\n")
 

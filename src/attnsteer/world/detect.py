@@ -18,14 +18,15 @@ from torch.nn import functional
 from attnsteer.world.render import coverage, signed_distances
 from attnsteer.world.scene import ATTRIBUTES, BACKGROUND, COLOURS, SHAPES, Shape
 
-STYLES = (None, *ATTRIBUTES)
+STYLES = (None, *ATTRIBUTES, None)
+"""What an object can look like: solid, with an attribute, or solid with soft edges (`SOFT`), which is none."""
 LEAST_CONTRAST = 0.12
 """Pixels nearer to the background than this (Euclidean, RGB in [0, 1]) belong to no object."""
-LEAST_AREA = 0.012
+LEAST_AREA = 0.007
 """Regions that cover less of the picture are specks."""
 LEAST_SCORE = 0.5
 """Detections that explain less of their region's coverage are of no recognisable shape."""
-RADII = tuple(0.13 + 0.0125 * step for step in range(10))
+RADII = tuple(0.096 + 0.0094 * step for step in range(10))
 CHUNK = 64
 CENTROID_OF_TRIANGLE = 0.85 - 1.9 / 3
 """How far a triangle's centre of mass lies below its centre, in radii."""

@@ -25,7 +25,7 @@ from attnsteer.world.detect import Detection, detect
 from attnsteer.world.models import embedded_models, model_folder, steering_folder
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, RELATIONS, SHAPES, Scene, Shape, random_scene, relations_between
 
-FIRST_SEED = 5_000_000
+FIRST_SEED = 6_000_000
 BATCH = 48
 Generate = Callable[..., Any]
 
@@ -63,7 +63,7 @@ def find_pair(scene: Scene, found: Sequence[Detection]) -> tuple[Shape, Shape] |
     return None if first is None or second is None else (first, second)
 
 
-def pairs(count: int, seed: int = 77) -> Pairs:
+def pairs(count: int, seed: int = 78) -> Pairs:
     """Held-out prompts such as "a red circle above a blue square", relations in equal numbers."""
     random = Random(f"held-out-{seed}")
     scenes = [random_scene(random, 2) for _ in range(count)]
@@ -100,7 +100,7 @@ def pictures(
 
 def base_figures(pipe: Any, count: int, steps: int, guidance_scale: float) -> list[Share]:
     """What the model does by itself: single objects, pairs, relations."""
-    random = Random("held-out-singles")
+    random = Random("held-out-singles-2")
     singles = [random_scene(random, 1)[0] for _ in range(count)]
     found = detect(pictures(pipe, [phrase(s) for s in singles], steps, guidance_scale))
     right = sum(find(s, f) is not None for s, f in zip(singles, found, strict=True))
@@ -172,13 +172,18 @@ def negative_figures(
             "NAG": detect(pictures(guided, prompts, steps, 1.0, nag_negative_prompt=unwanted)),
         }
         for name, found in runs.items():
-            shows = sum(any(unwanted in (d.shape.colour, d.shape.attribute) for d in seen) for seen in found)
+            shows = sum(any(shows_unwanted(d, unwanted) for d in seen) for seen in found)
             kept = sum(_shows(prompt, seen) for prompt, seen in zip(prompts, found, strict=True))
             shares += [
                 Share(f"{steps} steps, {name}: {unwanted} shows", shows, count),
                 Share(f"{steps} steps, {name}: object kept ({unwanted})", kept, count),
             ]
     return shares
+
+
+def shows_unwanted(detection: Detection, unwanted: str) -> bool:
+    """Whether an object has a colour or an attribute; that of an unrecognised shape is a guess and does not count."""
+    return unwanted == detection.shape.colour or (detection.recognised and unwanted == detection.shape.attribute)
 
 
 def _shows(prompt: str, found: Sequence[Detection]) -> bool:
@@ -197,6 +202,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=192, help="pictures per figure")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--cfg-scale", type=float, default=1.5, help="of CFG's negative prompt")
+    parser.add_argument("--negative-steps", type=int, nargs="+", default=[4, 20], help="steps of the negative figures")
+    parser.add_argument("--attributes", nargs="+", default=[*COLOURS, *ATTRIBUTES], help="of the negative figures")
     parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     given = parser.parse_args()
@@ -213,8 +221,9 @@ def main() -> None:
             method = LearnedSteering.from_pretrained(folder, rule=rule)
             lines += _shown(steering_figures(pipe, method, name, count, given.steps, given.guidance_scale))
     if "negative" in given.parts:
-        for steps in (4, 20):
-            lines += _shown(negative_figures(pipe, given.count, steps, given.guidance_scale, NAG()))
+        for steps in given.negative_steps:
+            figures = negative_figures(pipe, given.count, steps, given.cfg_scale, NAG(), given.attributes)
+            lines += _shown(figures)
     if given.output:
         rows = [line if isinstance(line, str) else {**asdict(line), "interval": line.interval} for line in lines]
         given.output.write_text(json.dumps(rows, indent=2) + "\n")

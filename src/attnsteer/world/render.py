@@ -10,10 +10,14 @@ from torch import Tensor
 
 from attnsteer.world.scene import ATTRIBUTES, BACKGROUND, COLOURS, SHAPES, Scene, Shape
 
-OUTLINE_WIDTH = 0.07
+OUTLINE_WIDTH = 0.055
 """Width of an outlined shape's line, as a fraction of the picture's side."""
 BLUR_WIDTH = 0.22
 """Distance over which a blurred shape fades out, as a fraction of the picture's side."""
+SOFT_WIDTH = 0.11
+"""The same for a shape that is drawn softly, as models in few steps do: half of blurred, and not yet blurred."""
+SOFT = 3
+"""The number of softly drawn solid shapes, after those of `ATTRIBUTES`; the renderer draws none."""
 
 
 def signed_distances(
@@ -41,14 +45,15 @@ def coverage(
 ) -> Float[Tensor, "*objects height width"]:
     """How much of each pixel a shape covers (0 to 1).
 
-    `attribute` is 0 for a solid shape, 1 + the index in `ATTRIBUTES` otherwise; distances as fractions of the side.
+    `attribute` is 0 for a solid shape, 1 + the index in `ATTRIBUTES`, or `SOFT`; distances as fractions of the side.
     """
     solid = (0.5 - distance * size).clamp(0, 1)
     line = (distance + OUTLINE_WIDTH / 2).abs() - OUTLINE_WIDTH / 2
     outline = (0.5 - line * size).clamp(0, 1)
-    blurry = (0.5 - distance / BLUR_WIDTH).clamp(0, 1)
-    blurry = blurry.square() * (3 - 2 * blurry)
-    return torch.where(attribute == 0, solid, torch.where(attribute == 1, outline, blurry))
+    width = torch.where(attribute == SOFT, SOFT_WIDTH, BLUR_WIDTH)
+    fading = (0.5 - distance / width).clamp(0, 1)
+    fading = fading.square() * (3 - 2 * fading)
+    return torch.where(attribute == 0, solid, torch.where(attribute == 1, outline, fading))
 
 
 def object_masks(objects: Sequence[Shape], size: int) -> Float[Tensor, "objects size size"]:

@@ -13,10 +13,12 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "yellow": (0.97, 0.78, 0.05),
 }
 ATTRIBUTES = ("outline", "blurry")
+ATTRIBUTE_SHARES = (0.4, 0.6)
+"""How often an object with an attribute has which: samplers prefer sharp objects, so blurred ones are drawn more."""
 BACKGROUND = (0.94, 0.94, 0.92)
 RELATIONS = ("to the left of", "to the right of", "above", "below")
 
-RADIUS_RANGE = (0.165, 0.205)
+RADIUS_RANGE = (0.122, 0.155)
 DIRECTION_COSINE = 0.5
 """A relation holds when its axis carries more than this share of the offset (GenEval's rule)."""
 
@@ -69,7 +71,9 @@ def random_scene(random: Random, objects: int, attribute_probability: float = 0.
     while True:
         scene: list[Shape] = []
         for colour in colours:
-            attribute = random.choice(ATTRIBUTES) if random.random() < attribute_probability else None
+            attribute = None
+            if random.random() < attribute_probability:
+                attribute = random.choices(ATTRIBUTES, ATTRIBUTE_SHARES)[0]
             radius = random.uniform(*RADIUS_RANGE)
             low, high = radius + 0.02, 0.98 - radius
             shape = random.choice(SHAPES)

@@ -1,6 +1,6 @@
 """Tokenizer and text encoder of the shapes world: stock CLIP classes, one token a word, trained in two minutes.
 
-The text encoder is trained on its own, before any picture is drawn, to know at each noun which object the caption
+A text encoder is trained on its own, before any picture is drawn, to know at each noun which object the caption
 means: its colour, shape and attribute. Starting the image model from words that are
 already bound together saves it the slowest part of its training.
 """
@@ -13,12 +13,12 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from attnsteer.world.captions import WORDS, random_pair
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, SHAPES
 
-MAX_TOKENS = 20
+MAX_TOKENS = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -66,15 +66,15 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 96, layers: int = 
     return encoder
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token ids (texts, MAX_TOKENS), padded and cut as StableDiffusionPipeline does it."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
+    """Token ids (texts, MAX_TOKENS), padded and cut as the stock pipelines do it."""
     return tokenizer(
         texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids  # fmt: skip
 
 
 def train_text_encoder(
-    tokenizer: CLIPTokenizer, encoder: CLIPTextModel, iterations: int, seed: int, batch: int = 128
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, iterations: int, seed: int, batch: int = 128
 ) -> float:
     """Teach the encoder at every noun which object it names; returns the accuracy of the last 20 batches (0 to 1).
 
@@ -102,9 +102,9 @@ def train_text_encoder(
     return sum(hits) / len(hits)
 
 
-def _noun_targets(tokenizer: CLIPTokenizer, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _noun_targets(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, columns and targets (nouns, 3) of all content words: what has been said of the object so far."""
-    words = {index: token.removesuffix("</w>") for token, index in tokenizer.get_vocab().items()}
+    words = {index: token.removesuffix("</w>").lstrip("▁") for token, index in tokenizer.get_vocab().items()}
     found: list[tuple[int, int, tuple[int, int, int]]] = []
     for row, sequence in enumerate(ids.tolist()):
         colour = shape = attribute = 0

@@ -1,7 +1,7 @@
 """What a detector is, and detectors by name."""
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from PIL import Image
 
@@ -12,10 +12,14 @@ NAMES: Final = {
     "owlv2": "google/owlv2-base-patch16-ensemble",
     "owlvit": "google/owlvit-base-patch32",
     "grounding-dino": "IDEA-Research/grounding-dino-tiny",
+    "clipseg": "CIDAS/clipseg-rd64-refined",
     "vlm": "Qwen/Qwen2.5-VL-7B-Instruct",
     "shapes": "",
 }
-"""Names, and the models they stand for on the Hub; "owlvit" is VISOR's detector, "vlm" judges presence only."""
+"""Names, and the models they stand for on the Hub.
+
+"owlvit" is VISOR's detector, "clipseg" that of the published multi-relation figures; "vlm" judges presence only.
+"""
 
 
 class Detector(Protocol):
@@ -54,15 +58,23 @@ def make_detector(name: str, device: str = "cpu") -> Detector:
         from attnsteer.evaluate.detectors.shapes import ShapesDetector
 
         return ShapesDetector()
+    made: Detector = _detector_class(kind).load(model or NAMES[kind], device)
+    return made
+
+
+def _detector_class(kind: str) -> Any:
     if kind == "mask2former":
         from attnsteer.evaluate.detectors.mask2former import Mask2Former
 
-        return Mask2Former.load(model or NAMES[kind], device)
+        return Mask2Former
     if kind == "vlm":
         from attnsteer.evaluate.detectors.vision_language import VisionLanguageModel
 
-        return VisionLanguageModel.load(model or NAMES[kind], device)
+        return VisionLanguageModel
+    if kind == "clipseg":
+        from attnsteer.evaluate.detectors.clipseg import ClipSeg
+
+        return ClipSeg
     from attnsteer.evaluate.detectors.open_vocabulary import GroundingDino, Owl
 
-    made: Detector = (GroundingDino if kind == "grounding-dino" else Owl).load(model or NAMES[kind], device)
-    return made
+    return GroundingDino if kind == "grounding-dino" else Owl

@@ -12,8 +12,8 @@ from attnsteer.world.scene import ATTRIBUTES, COLOURS, RELATIONS, SHAPES
 
 SPATIAL: Final = dict(zip(RELATIONS, DIRECTIONS, strict=True))
 """Our relations, and T2I-CompBench's words for them."""
-KINDS: Final = ("2 objects, 1 relation", "3 objects, 2 relations")
-"""The kinds whose longest prompts fit into the 20 tokens that the embedded U-Net reads."""
+KINDS: Final = tuple(kind for kind, links in LINKS.items() if max(map(max, links)) < 4)
+"""The kinds of up to four objects: there are four colours, and the embedded models read 32 tokens."""
 
 
 def shapes_pairs(count: int = 192, seed: int = 0) -> list[Task]:

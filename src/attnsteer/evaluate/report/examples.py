@@ -2,17 +2,22 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
+from attnsteer.evaluate.heat_maps import read_heat_maps
 from attnsteer.evaluate.report.figures import Data, RunFigures
 from attnsteer.jobs import Record, read_records
+from attnsteer.pictures.heatmap import overlay
 
 MOST: Final = 6
+HEAT_SIDE: Final = 96
+KINDS: Final = {".jpg": "jpeg", ".png": "png", ".webp": "webp"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,14 @@ class Outline:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """The attention of a word over a picture."""
+
+    word: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One picture of an example."""
 
@@ -34,7 +47,9 @@ class Panel:
     source: str
     right: bool
     failure: str
+    note: str
     outlines: Sequence[Outline]
+    heats: Sequence[Heat]
     small: bool
 
 
@@ -57,65 +72,85 @@ class Group:
     examples: Sequence[Example]
 
 
-def example_groups(run: RunFigures, most: int = MOST) -> list[Group]:
-    """Up to `most` examples each of what got better, worse, stayed right and stayed wrong, the first of the run.
+def chosen_examples(run: RunFigures, most: int = MOST) -> dict[str, tuple[int, list[str]]]:
+    """Titles of groups of examples, with how many items belong to each and the ids of up to `most` of them.
 
-    What counts is the baseline against the last method that is guided (or the last one).
+    The groups are what got better, got worse, stayed wrong and stayed right under the last guided method (or the last
+    one) against the baseline. In each, those come first whose score changed most, among equals the first of the run.
     """
     names = [m.method.name for m in run.methods]
     guided = [m.method.name for m in run.methods[1:] if m.method.best_of == 1]
     before, after = names[0], (guided or names)[-1]
-    title = next(m.method.title for m in run.methods if m.method.name == after)
-    base = run.methods[0].method.title
+    titles = {m.method.name: m.method.title for m in run.methods}
     wanted = {
-        f"Put right by {title}": (False, True),
-        f"Spoilt by {title}": (True, False),
-        f"Wrong under both {base} and {title}": (False, False),
-        f"Right under both {base} and {title}": (True, True),
+        f"Put right by {titles[after]}": (False, True),
+        f"Spoilt by {titles[after]}": (True, False),
+        f"Wrong under both {titles[before]} and {titles[after]}": (False, False),
+        f"Right under both {titles[before]} and {titles[after]}": (True, True),
     }
     if before == after:
         wanted = {"Wrong": (False, False), "Right": (True, True)}
-    chosen: dict[str, list[str]] = {name: [] for name in wanted}
+    chosen: dict[str, list[tuple[float, str]]] = {name: [] for name in wanted}
     for data in run.records:
-        pair = tuple(bool(data["methods"][name]["correct"]) for name in (before, after))
-        name = next(name for name, value in wanted.items() if value == pair)
-        chosen[name].append(_key(data))
-    shown = {key for keys in chosen.values() for key in keys[:most]}
+        pair = [data["methods"][name] for name in (before, after)]
+        name = next(name for name, value in wanted.items() if value == tuple(bool(one["correct"]) for one in pair))
+        chosen[name].append((abs(pair[1]["score"] - pair[0]["score"]), str(data["item"]["id"])))
+    return {
+        name: (len(rows), [key for _, key in sorted(rows, key=lambda row: -row[0])[:most]])
+        for name, rows in chosen.items()
+        if rows
+    }
+
+
+def example_groups(run: RunFigures, most: int = MOST) -> list[Group]:
+    """The chosen examples with their pictures."""
+    chosen = chosen_examples(run, most)
+    shown = {key for _, keys in chosen.values() for key in keys}
     pictures = {record.key: record for record in read_records(run.path, files=True) if record.key in shown}
     return [
-        Group(name, len(keys), [_example(run, pictures[key]) for key in keys[:most]])
-        for name, keys in chosen.items()
-        if keys
+        Group(name, count, [_example(run, pictures[key]) for key in keys]) for name, (count, keys) in chosen.items()
     ]
 
 
 def picture_uri(name: str, content: bytes) -> str:
     """A picture as a data URI."""
-    kind = "jpeg" if Path(name).suffix == ".jpg" else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/{KINDS[Path(name).suffix]};base64,{base64.b64encode(content).decode()}"
 
 
 def _example(run: RunFigures, record: Record) -> Example:
     item = record.data["item"]
     panels = [
-        _panel(m.method.name, m.method.title, record.data["methods"][m.method.name], record) for m in run.methods
+        _panel(m.method.name, m.method.title, record.data["methods"][m.method.name], record, run.path)
+        for m in run.methods
     ]
     return Example(item["prompt"], item["negative"], item["seed"], panels)
 
 
-def _panel(name: str, title: str, result: Data, record: Record) -> Panel:
+def _panel(name: str, title: str, result: Data, record: Record, run: Path) -> Panel:
     file = next(file for file in record.files if file.rpartition(".")[0] == name)
     with Image.open(io.BytesIO(record.files[file])) as picture:
         width, height = picture.size
+        heats = _heats(picture.convert("RGB"), read_heat_maps(run, record.key, name))
     outlines = [
         Outline(
             label, 100 * left / width, 100 * top / height, 100 * (right - left) / width, 100 * (low - top) / height
         )
         for label, _, left, top, right, low in result["boxes"]
     ]
+    note = f"seed {result['seed']}" if result["seed"] != record.data["item"]["seed"] else ""
     uri = picture_uri(file, record.files[file])
-    return Panel(title, uri, result["correct"], result["failure"], outlines, width <= 128)
+    return Panel(title, uri, result["correct"], result["failure"], note, outlines, heats, width <= 128)
 
 
-def _key(data: Data) -> str:
-    return str(data["item"]["id"])
+def _heats(picture: Image.Image, maps: Mapping[str, np.ndarray]) -> list[Heat]:
+    """The maps over the picture, all from zero to their common highest value, so that they compare."""
+    if not maps:
+        return []
+    highest = max(float(values.max()) for values in maps.values())
+    small = picture.resize((HEAT_SIDE, round(HEAT_SIDE * picture.height / picture.width)))
+    found = []
+    for word, values in maps.items():
+        buffer = io.BytesIO()
+        overlay(small, values, limits=(0.0, highest)).save(buffer, "WEBP", quality=80)
+        found.append(Heat(word, picture_uri("map.webp", buffer.getvalue())))
+    return found

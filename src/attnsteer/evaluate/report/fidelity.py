@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 
 from attnsteer.evaluate.fidelity import REFERENCE, SUITES
-from attnsteer.evaluate.methods import Method, parse_methods
-from attnsteer.evaluate.report.tables import pipes, points, probability, seconds, times
+from attnsteer.evaluate.methods import Method
+from attnsteer.evaluate.report.tables import operations, pipes, points, probability, seconds, times
 from attnsteer.evaluate.statistics import Comparison, Estimate, compare, mean_of
+from attnsteer.evaluate.sweep import swept_methods
 from attnsteer.jobs import Record, RunFolder, read_records
 
 
 @dataclass(frozen=True)
 class FidelityMethod:
-    """One method: distances by their printable names, the CLIP score if there is one, and costs per picture."""
+    """One method: distances by their printable names, scores with what they gained, and costs per picture."""
 
     method: Method
     distances: Mapping[str, float]
-    clip: Estimate | None
-    clip_against: Comparison | None
+    scores: Mapping[str, Estimate]
+    against: Mapping[str, Comparison]
     seconds: float
     relative: float
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ class FidelityRun:
     @property
     def rows(self) -> list[list[str]]:
         """Header and rows of the table."""
-        names = list(self.methods[0].distances)
-        clip = ["CLIP score", "against Off", "p"] if self.methods[0].clip else []
-        head = ["Method", *names, *clip, "Cost", "Time per picture"]
+        names, base = list(self.methods[0].distances), self.methods[0]
+        scored = [cell for name in base.scores for cell in (name, f"against {base.method.title}", "p")]
+        head = ["Method", *names, *scored, "Cost", "Operations per picture", "Time per picture"]
         rows = []
         for m in self.methods:
             row = [m.method.title, *(f"{m.distances[name]:.4g}" for name in names)]
-            if m.clip is not None:
-                score = f"{m.clip.value:.2f} [{m.clip.low:.2f}, {m.clip.high:.2f}]"
-                row += [score, points(m.clip_against, 1.0), probability(m.clip_against)]
-            rows.append([*row, times(m.relative), seconds(m.seconds)])
+            for name, score in m.scores.items():
+                against = m.against.get(name)
+                row += [f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]", points(against, 1.0, 2)]
+                row.append(probability(against))
+            rows.append([*row, times(m.relative), operations(m.flops), seconds(m.seconds)])
         return [head, *rows]
 
     @property
@@ -64,7 +67,7 @@ class FidelityRun:
         """What was measured and how."""
         return (
             f"{self.pictures} pictures per method and as many references, features: {self.extractor}. Lower distances"
-            " are better; they compare only between sets of equal size and under one extractor. CLIP scores have"
+            " are better; they compare only between sets of equal size and under one extractor. Scores have"
             " bootstrap 95 % intervals."
         )
 
@@ -84,7 +87,7 @@ def read_fidelity(path: str | Path) -> FidelityRun:
     records = list(read_records(path, files="npy"))
     if len(records) < 2:
         raise ValueError(f"{path} holds {len(records)} finished pictures; distances need two or more")
-    methods = parse_methods(settings["methods"])
+    methods = swept_methods(settings["methods"], settings["sweep"])
     base = methods[0].name
     return FidelityRun(
         Path(path), settings, described, records[0].data["detector"], len(records), described["fixed"]["items"],
@@ -101,24 +104,26 @@ def fidelity_markdown(run: FidelityRun) -> str:
 def _figures(records: Sequence[Record], method: Method, base: str, settings: Mapping[str, Any]) -> FidelityMethod:
     results = [record.data["methods"][method.name] for record in records]
     others = [record.data["methods"][base] for record in records]
-    clip, against = None, None
-    if results[0]["clip"] is not None:
-        scores, reference = [r["clip"] for r in results], [r["clip"] for r in others]
-        clip, against = mean_of(scores), None if method.name == base else compare(reference, scores)
+    scores, against = {}, {}
+    for name in results[0]["scores"]:
+        own, reference = ([row["scores"][name] for row in rows] for rows in (results, others))
+        scores[name] = mean_of(own)
+        if method.name != base:
+            against[name] = compare(reference, own)
     spent = [sum(float(r["evaluations"]) for r in rows) for rows in (results, others)]
-    time = sum(float(r["seconds"]) for r in results) / len(results)
+    time, flops = (sum(float(r[name]) for r in results) / len(results) for name in ("seconds", "flops"))
     distances = _distances(records, method.name, settings)
-    return FidelityMethod(method, distances, clip, against, time, spent[0] / spent[1])
+    return FidelityMethod(method, distances, scores, against, time, spent[0] / spent[1], flops)
 
 
 def _distances(records: Sequence[Record], name: str, settings: Mapping[str, Any]) -> dict[str, float]:
-    from attnsteer.evaluate.fidelity import patch_source
+    from attnsteer.evaluate.fidelity import patch_sources
     from attnsteer.evaluate.metrics import frechet_distance, kernel_distance
     from attnsteer.evaluate.metrics.extractors import distance_name
 
     extractor, found = records[0].data["detector"], {}
-    source = patch_source(settings["patches"])
-    for suffix, patches in (("npy", None), *((("patches.npy", source.name),) if source else ())):
+    sources = [(f"{source.name}.npy", source.name) for source in patch_sources(settings["patches"])]
+    for suffix, patches in [("npy", None), *sources]:
         pair = _stacked(records, name, suffix), _stacked(records, REFERENCE, suffix)
         found[distance_name("frechet", extractor, patches)] = frechet_distance(*pair)
         found[distance_name("kernel", extractor, patches)] = kernel_distance(*pair)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnsteer.evaluate.methods import Method, parse_methods
+from attnsteer.evaluate.methods import Method
 from attnsteer.evaluate.scoring import Verdict
 from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
 from attnsteer.evaluate.scoring.visor import visor_figures
 from attnsteer.evaluate.statistics import Comparison, Estimate, compare, mean_of, wilson
 from attnsteer.evaluate.suites import Suite, find_suite
+from attnsteer.evaluate.sweep import swept_methods
 from attnsteer.jobs import RunFolder, read_records
 
 Data = Mapping[str, Any]
@@ -30,10 +31,11 @@ class MethodFigures:
         failures: Pictures by `RIGHT` and `FAILURES`, without zeros.
         seconds: Per picture.
         calls: Denoiser calls per picture.
-        evaluations: Denoiser evaluations per picture; a backward pass counts as one more.
+        evaluations: Denoiser evaluations per picture; see `attnsteer.evaluate.cost`.
         relative: Evaluations over those of the baseline.
         tried: Seeds tried per picture.
-        flops: Floating-point operations of the run's first picture; None if that is not finished.
+        flops: Floating-point operations per picture.
+        scores: Means of further figures by name, e.g. of preference models.
         against: Comparison with the baseline on the same seeds; None for the baseline itself.
     """
 
@@ -48,7 +50,8 @@ class MethodFigures:
     evaluations: float
     relative: float
     tried: float
-    flops: int | None
+    flops: float
+    scores: Mapping[str, Estimate]
     against: Comparison | None
 
 
@@ -111,7 +114,7 @@ def read_run(path: str | Path) -> RunFigures:
     if not records:
         raise ValueError(f"{path} holds no finished shard yet; let the evaluation run for a while")
     suite = find_suite(settings["suite"])
-    methods = parse_methods(settings["methods"])
+    methods = swept_methods(settings["methods"], settings["sweep"])
     clustered = len({data["item"]["group"] for data in records}) < len(records)
     figures = [_figures(suite, method, methods[0], records, clustered) for method in methods]
     return RunFigures(
@@ -142,9 +145,13 @@ def _figures(
         method, _estimate(suite, values, groups if clustered else None), sum(r["correct"] for r in results), kinds,
         _further(suite, results, groups), {name: counted[name] for name in (RIGHT, *FAILURES) if counted[name]},
         _mean(results, "seconds"), _mean(results, "calls"), evaluations,
-        evaluations / _mean(reference, "evaluations"), _mean(results, "tried"),
-        next((r["flops"] for r in results if r.get("flops")), None), against,
+        evaluations / _mean(reference, "evaluations"), _mean(results, "tried"), _mean(results, "flops"),
+        _scores(results, groups if clustered else None), against,
     )  # fmt: skip
+
+
+def _scores(results: Sequence[Data], groups: Sequence[str] | None) -> dict[str, Estimate]:
+    return {name: mean_of([float(r["scores"][name]) for r in results], groups) for name in results[0]["scores"]}
 
 
 def values_of(suite: Suite, results: Sequence[Data]) -> list[float]:
@@ -174,6 +181,8 @@ def _further(suite: Suite, results: Sequence[Data], groups: Sequence[str]) -> di
             found[title] = sum(detail[name] for detail in details) / len(details)
     if all(detail.get("kept") is not None for detail in details):
         found["subject kept"] = sum(detail["kept"] for detail in details) / len(details)
+    if all("frames_right" in detail for detail in details):
+        found["single frames right"] = sum(detail["frames_right"] for detail in details) / len(details)
     if all("clauses" in detail for detail in details):
         clauses = [holds for detail in details for holds in detail["clauses"]]
         found["single relations right"] = sum(clauses) / len(clauses)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from attnsteer.evaluate.report.figures import MethodFigures, RunFigures
+from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
 from attnsteer.evaluate.statistics import Comparison, Estimate
 
 HEADER = (
@@ -23,12 +24,12 @@ def spread(estimate: Estimate) -> str:
     return f"{100 * estimate.low:.1f}–{100 * estimate.high:.1f}"
 
 
-def points(comparison: Comparison | None, scale: float = 100.0) -> str:
+def points(comparison: Comparison | None, scale: float = 100.0, places: int = 1) -> str:
     """E.g. "+12.5 (+3.1 to +21.9)", times `scale`: percentage points by default; empty for the baseline."""
     if comparison is None:
         return ""
     low, high = scale * comparison.low, scale * comparison.high
-    return f"{scale * comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{scale * comparison.difference:+.{places}f} ({low:+.{places}f} to {high:+.{places}f})"
 
 
 def probability(comparison: Comparison | None) -> str:
@@ -49,10 +50,8 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.0f} ×"
 
 
-def operations(count: int | None) -> str:
-    """E.g. "1.4 TFLOP"; empty if unknown."""
-    if count is None:
-        return ""
+def operations(count: float) -> str:
+    """E.g. "1.4 TFLOP"."""
     unit, size = next(
         (unit, size)
         for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6))
@@ -72,18 +71,20 @@ def markdown(runs: Sequence[RunFigures]) -> str:
     for run in runs:
         parts.append(f"## {run.suite.title}: {run.model}\n")
         parts.append(f"{caption(run)}\n")
-        head = [run.suite.headline, "95 % interval", "against Off", "p", "cost", "time per picture"]
+        base = f"against {run.methods[0].method.title}"
+        head = [run.suite.headline, "95 % interval", base, "p", "cost", "operations", "time per picture"]
         rows = [
             [
                 m.method.title, percent(m.headline.value), spread(m.headline), points(m.against),
-                probability(m.against), times(m.relative), seconds(m.seconds),
+                probability(m.against), times(m.relative), operations(m.flops), seconds(m.seconds),
             ]
             for m in run.methods
         ]  # fmt: skip
         parts.append(pipes(["method", *head], rows))
         parts.append(pipes(["kind", *(m.method.title for m in run.methods)], _kind_rows(run)))
-        if run.methods[0].further:
-            parts.append(pipes(["figure", *(m.method.title for m in run.methods)], _further_rows(run)))
+        if run.methods[0].further or run.methods[0].scores:
+            parts.append(pipes(["figure", *(m.method.title for m in run.methods)], further_rows(run)))
+        parts.append(pipes(["outcome", *(m.method.title for m in run.methods)], _outcome_rows(run)))
     return "# Evaluation\n\n" + "\n".join(parts)
 
 
@@ -106,6 +107,7 @@ def comma_separated(runs: Sequence[RunFigures]) -> str:
             writer.writerow(_row(run, figures, "all", figures.headline, whole=True))
             for kind, estimate in figures.kinds.items():
                 writer.writerow(_row(run, figures, kind, estimate, whole=False))
+            writer.writerows(_other_rows(run, figures))
     return buffer.getvalue()
 
 
@@ -127,9 +129,20 @@ def _kind_rows(run: RunFigures) -> list[list[str]]:
     return [[kind, *(percent(m.kinds[kind].value) for m in run.methods)] for kind in run.kinds]
 
 
-def _further_rows(run: RunFigures) -> list[list[str]]:
-    names = run.methods[0].further
-    return [[name, *(percent(m.further[name]) if name in m.further else "" for m in run.methods)] for name in names]
+def further_rows(run: RunFigures) -> list[list[str]]:
+    """The figures that only some suites have, and means of scores with their intervals: names, then each method's."""
+    names, scores = run.methods[0].further, run.methods[0].scores
+    rows = [[name, *(percent(m.further[name]) if name in m.further else "" for m in run.methods)] for name in names]
+    return rows + [[name, *(_score(m.scores[name]) for m in run.methods)] for name in scores]
+
+
+def _score(estimate: Estimate) -> str:
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+
+
+def _outcome_rows(run: RunFigures) -> list[list[str]]:
+    names = [name for name in (RIGHT, *FAILURES) if any(name in m.failures for m in run.methods)]
+    return [[name, *(str(m.failures.get(name, 0)) for m in run.methods)] for name in names]
 
 
 def _row(run: RunFigures, m: MethodFigures, kind: str, estimate: Estimate, *, whole: bool) -> list[object]:
@@ -139,11 +152,25 @@ def _row(run: RunFigures, m: MethodFigures, kind: str, estimate: Estimate, *, wh
     row.append(estimate.of)
     if not whole:
         return [*row, *[""] * 9]
-    row += [f"{m.seconds:.4f}", f"{m.calls:.2f}", f"{m.evaluations:.2f}", f"{m.relative:.4f}", m.flops or ""]
+    row += [f"{m.seconds:.4f}", f"{m.calls:.2f}", f"{m.evaluations:.2f}", f"{m.relative:.4f}", f"{m.flops:.0f}"]
     if m.against is None:
         return [*row, "", "", "", ""]
     c = m.against
     return [*row, *(f"{number:.6f}" for number in (c.difference, c.low, c.high, c.p_value))]
+
+
+def _other_rows(run: RunFigures, m: MethodFigures) -> list[list[object]]:
+    """Rows for scores, further figures and counts of outcomes: the same columns, without costs."""
+    start: list[object] = [run.suite.name, run.model, run.detector, m.method.name, "all"]
+    rest = [""] * 9
+    found: list[list[object]] = [
+        [*start, name, f"{e.value:.6f}", f"{e.low:.6f}", f"{e.high:.6f}", e.of, *rest] for name, e in m.scores.items()
+    ]
+    pictures = m.headline.of
+    found += [[*start, name, f"{value:.6f}", "", "", pictures, *rest] for name, value in m.further.items()]
+    for name, count in m.failures.items():
+        found.append([*start, f"outcome: {name}", f"{count / pictures:.6f}", "", "", pictures, *rest])
+    return found
 
 
 def pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,30 +1,39 @@
 """Writes a report folder: report.html (self-contained), report.md, figures.csv and table.tex."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from attnsteer import __version__
+from attnsteer.evaluate.heat_maps import record_heat_maps
 from attnsteer.evaluate.report import tables
 from attnsteer.evaluate.report.across import across_runs
-from attnsteer.evaluate.report.charts import adherence_chart, colour, interval_chart, trade_off_chart
-from attnsteer.evaluate.report.examples import example_groups
+from attnsteer.evaluate.report.charts import colour
+from attnsteer.evaluate.report.examples import chosen_examples, example_groups
 from attnsteer.evaluate.report.fidelity import FidelityRun, fidelity_markdown, is_fidelity, read_fidelity
 from attnsteer.evaluate.report.figures import RunFigures, read_run
+from attnsteer.evaluate.report.trade_offs import fidelity_charts, trade_off_charts
 from attnsteer.evaluate.scoring.boxes import FAILURES, RIGHT
+from attnsteer.evaluate.settings import Evaluation
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
+def write_report(
+    runs: Sequence[str | Path], output: str | Path, *, heat_maps: int = 0, device: str = "auto"
+) -> list[Path]:
     """Write the report of one or more runs.
 
     Args:
         runs: Folders of `attnsteer evaluate`; unfinished ones are reported as far as they got.
         output: Folder for the report's files, made if needed.
+        heat_maps: Examples of each kind that are generated again to record attention maps, which the run then keeps.
+            Maps that a run has are shown in any case.
+        device: For that.
 
     Returns: The files, the page first.
 
@@ -34,6 +43,9 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> list[Path]:
         raise ValueError("a report needs at least one run")
     figures = [read_run(path) for path in runs if not is_fidelity(path)]
     fidelity = [read_fidelity(path) for path in runs if is_fidelity(path)]
+    for run in figures if heat_maps else ():
+        chosen = chosen_examples(run, heat_maps).values()
+        record_heat_maps(run.path, [key for _, keys in chosen for key in keys], device)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -60,18 +72,20 @@ def page(runs: Sequence[RunFigures], fidelity: Sequence[FidelityRun] = ()) -> st
     return environment.get_template("page.html.j2").render(
         sections=[_section(run) for run in runs],
         across=across_runs(runs),
-        fidelity=[_plain_section(run) for run in fidelity],
+        fidelity=[{"charts": fidelity_charts(run), **_plain_section(run)} for run in fidelity],
         version=__version__,
         written=written,
     )
 
 
 def _section(run: RunFigures) -> dict[str, Any]:
+    groups = example_groups(run)
     return {
-        "intervals": Markup(interval_chart(run)),
-        "charts": _charts(run),
+        "charts": trade_off_charts(run),
+        "further": tables.further_rows(run),
         "summary": summary(run),
-        "groups": example_groups(run),
+        "groups": groups,
+        "heats": any(panel.heats for group in groups for example in group.examples for panel in example.panels),
         "outcomes": [name for name in (RIGHT, *FAILURES) if any(name in m.failures for m in run.methods)],
         **_plain_section(run),
     }
@@ -93,34 +107,32 @@ def summary(run: RunFigures) -> str:
     )
 
 
-def _charts(run: RunFigures) -> list[tuple[str, Markup]]:
-    """Titles and drawings beside the failures, where there is something to see."""
-    charts = []
-    if max(m.relative for m in run.methods) > 1.1 * min(m.relative for m in run.methods):
-        charts.append(("What it costs", Markup(trade_off_chart(run))))
-    if all("subject kept" in m.further for m in run.methods):
-        charts.append(("Obeying, without losing the subject", Markup(adherence_chart(run))))
-    return charts
-
-
 def _plain_section(run: RunFigures | FidelityRun) -> dict[str, Any]:
     """What every section has: the run, and how to repeat it."""
-    settings = {name: value for name, value in run.settings.items() if value not in (None, {})}
+    settings = {name: value for name, value in run.settings.items() if value not in (None, {}, [])}
     return {
         "run": run,
         "settings": json.dumps(settings, indent=2, ensure_ascii=False),
         "versions": ", ".join(f"{name} {number}" for name, number in run.description["versions"].items()),
-        "command": repeat_command(run.settings),
+        "command": repeat_command(run.description),
+        "host": ", ".join(str(value) for value in run.description.get("host", {}).values()),
     }
 
 
-def repeat_command(settings: Mapping[str, Any]) -> str:
-    """The command that makes the same run again."""
-    words = ["attnsteer evaluate", settings["suite"]]
+def repeat_command(description: Mapping[str, Any]) -> str:
+    """The command that makes the same run again, or goes on with it; what is at its default is left out."""
+    fixed = description["fixed"]
+    settings = fixed["settings"]
+    defaults = {item.name: item.default for item in fields(Evaluation)}
+    words = ["attnsteer", "evaluate", settings["suite"]]
     for name, value in settings.items():
-        if name in ("suite", "extra") or value is None:
+        if name in ("suite", "extra", "sweep") or value is None or value == defaults.get(name):
             continue
-        text = str(value)
-        words.append(f"--{name.replace('_', '-')} {json.dumps(text) if ' ' in text else text}")
-    words += [f"--set {name}={value}" for name, value in settings.get("extra", {}).items()]
-    return " ".join(words)
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    for axis in settings.get("sweep", ()):
+        words += ["--sweep", axis]
+    for name, value in settings.get("extra", {}).items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    if fixed["shard_size"] != settings.get("batch"):
+        words += ["--shard-size", str(fixed["shard_size"])]
+    return shlex.join(words)

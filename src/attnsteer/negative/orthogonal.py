@@ -1,0 +1,103 @@
+"""Orthogonal negative guidance: take away only that part of the negative features that the positive ones lack.
+
+Source: Ko et al. 2026, "Orthogonal Negative Guidance in Attention Feature Space for Text-to-Image Generation",
+arXiv:2605.29390.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attnsteer.negative.method import NegativeMethod, as_one
+
+if TYPE_CHECKING:
+    from attnsteer.reading import TextReading
+
+
+def orthogonal_combine(
+    positive: Float[Tensor, "*batch tokens channels"],
+    negative: Float[Tensor, "*batch tokens channels"],
+    scale: float,
+) -> Float[Tensor, "*batch tokens channels"]:
+    """Subtract the part of the negative features that is orthogonal to the positive ones, token by token.
+
+    N_perp = N - (<N, P> / <P, P>) P = (N - P) - (<N - P, P> / <P, P>) P;   result = P - scale N_perp
+
+    The part of the result along P is P itself, so what both texts ask for stays; its length grows by
+    sqrt(1 + scale^2 |N_perp|^2 / |P|^2).
+
+    Args:
+        positive: P, attention output for the prompt, heads flattened, before the output projection.
+        negative: N, attention output of the same image queries for the negative prompt.
+        scale: Dimensionless, >= 0. At 0 the result is exactly P.
+
+    Returns: Same shape, dtype and device as `positive`. Products are summed in float32 or wider; where P is zero
+        nothing is subtracted. With N equal to P the result is exactly P.
+
+    Raises: ValueError if the shapes differ or scale is out of range.
+
+    Source: Ko et al. 2026, arXiv:2605.29390. That products run over all channels of a token, heads joined, is ours.
+    """
+    if positive.shape != negative.shape:
+        raise ValueError(
+            f"positive and negative differ in shape, {tuple(positive.shape)} and {tuple(negative.shape)}; "
+            "pass the attention outputs of the same image queries for the two texts"
+        )
+    _check_scale(scale)
+    wide = torch.promote_types(positive.dtype, torch.float32)
+    p, difference = positive.to(wide), negative.to(wide) - positive.to(wide)
+    unit = p / p.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(wide).tiny)  # squares neither over- nor underflow
+    square = (unit * unit).sum(-1, keepdim=True)
+    share = (difference * unit).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(wide).tiny)
+    away = torch.where(square > 0, difference - share * unit, 0.0)
+    return (p - scale * away).to(positive.dtype)
+
+
+def _check_scale(scale: float) -> None:
+    if not 0.0 <= scale < float("inf"):
+        raise ValueError(f"scale must be >= 0 (0 = off), got {scale}; 1 takes the orthogonal part away once")
+
+
+@dataclass(frozen=True)
+class OrthogonalNegative(NegativeMethod):
+    """Settings of orthogonal negative guidance.
+
+    Several negative texts subtract the weighted sum of their orthogonal parts: result = P - scale sum_i w_i N_perp,i.
+
+    Args:
+        scale: Strength, >= 0, off at 0. The default 1 is ours: no published settings are known to us.
+        start: See `NegativeMethod`; likewise `end`, `sigma_start`, `sigma_end` and `layers`.
+
+    Raises: ValueError if a setting is out of range.
+
+    Source: Ko et al. 2026, arXiv:2605.29390.
+    """
+
+    prefix: ClassVar[str] = "orthogonal"
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+        super().__post_init__()
+
+    @property
+    def identity(self) -> bool:
+        """Whether these settings change nothing (scale 0), so that all work can be skipped."""
+        return self.scale == 0.0
+
+    def combine(
+        self,
+        positive: Float[Tensor, "*batch tokens channels"],
+        negative: Float[Tensor, "*batch tokens channels"],
+    ) -> Float[Tensor, "*batch tokens channels"]:
+        """Apply `orthogonal_combine` with these settings."""
+        return orthogonal_combine(positive, negative, self.scale)
+
+    def output(self, reading: "TextReading") -> Float[Tensor, "rows tokens channels"]:
+        """`orthogonal_combine` of Z+ and of the Z- of all negative texts."""
+        positive = reading.positive()
+        return self.combine(positive, as_one(positive, reading.negatives(), reading.weights))

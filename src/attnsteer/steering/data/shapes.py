@@ -1,0 +1,44 @@
+"""Maps of the shapes world: rendered pictures under noise, and the model's own samples under its exact detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from attnsteer.conditioning import captured
+from attnsteer.families import family_of
+from attnsteer.inject import text_length
+from attnsteer.install import record_maps
+from attnsteer.pipeline import denoisers_of
+from attnsteer.steering.data.collected import Collected, named
+from attnsteer.steering.recording import Recording
+
+
+def shapes_maps(pipe: Any, item: Mapping[str, Any], recording: Recording, guidance_scale: float | None) -> Collected:
+    """A batch of the shapes world.
+
+    Args:
+        pipe: Embedded model.
+        item: "part" ("rendered" or "sampled"), "seed", and "size" in pictures.
+        recording: Which maps.
+        guidance_scale: Of sampling; None is the world's own.
+    """
+    from attnsteer.world.scene import RELATIONS
+    from attnsteer.world.steering import Collection, rendered_batch, sampled_batch
+
+    if item["part"] == "rendered":
+        batch = rendered_batch(pipe, recording, item["seed"], item["size"])
+    else:
+        own = Collection(batch=item["size"])
+        own = own if guidance_scale is None else replace(own, guidance_scale=guidance_scale)
+        batch = sampled_batch(pipe, recording, item["seed"], own)
+    denoiser = getattr(pipe, denoisers_of(pipe)[0])
+    arguments = captured(pipe, [denoiser], {"prompt": "a square"})
+    size, layers = recording.size, recording.layers
+    with torch.no_grad(), record_maps(denoiser, [[0]], layers=layers, size=size, stop_after=bool(layers)) as recorder:
+        denoiser(**arguments)
+    length = text_length(family_of(denoiser), arguments)
+    return Collected(batch, named(denoiser, recorder.channels), length, relations=tuple(RELATIONS))

@@ -1,0 +1,123 @@
+"""The ablation's table from its folders of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from attnsteer.evaluate.metrics import frechet_distance
+from attnsteer.evaluate.statistics import wilson
+from attnsteer.jobs import read_records
+from attnsteer.world.features import RandomFeatures
+from attnsteer.world.render import render
+from attnsteer.world.scene import random_scene
+from attnsteer.world.variants import VARIANTS
+
+RESAMPLES = 100
+
+
+@dataclass
+class Results:
+    """What is known of one variant.
+
+    Attributes:
+        right: For each kind, whether each picture shows what was asked.
+        present: For each kind, whether each picture holds all objects.
+        features: For each kind, of its pictures.
+        seconds: Per picture, mean over the batches.
+        evaluations: Likewise; rows that the denoiser evaluated.
+    """
+
+    right: dict[str, list[bool]]
+    present: dict[str, list[bool]]
+    features: dict[str, Tensor]
+    seconds: float
+    evaluations: float
+
+
+def read_results(folder: Path, kinds: Sequence[str]) -> Results:
+    """Read a variant's finished batches.
+
+    Raises: ValueError if none is finished.
+    """
+    records = list(read_records(folder, files=True))
+    if not records:
+        raise ValueError(f"{folder} holds no finished batch yet")
+    right: dict[str, list[bool]] = {kind: [] for kind in kinds}
+    present: dict[str, list[bool]] = {kind: [] for kind in kinds}
+    features: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    for record in records:
+        kind = record.data["kind"]
+        right[kind] += record.data["right"]
+        present[kind] += record.data["present"]
+        values = torch.frombuffer(bytearray(record.files["features.bin"]), dtype=torch.float32)
+        features[kind].append(values.view(len(record.data["right"]), -1))
+    means = [sum(record.data[name] for record in records) / len(records) for name in ("seconds", "evaluations")]
+    joined = {kind: torch.cat(parts) for kind, parts in features.items() if parts}
+    return Results(right, present, joined, *means)
+
+
+def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:
+    """A plain-text table, one row per variant; "plain" must be among them.
+
+    Args:
+        folders: Results by the variant's key.
+        kinds: Kinds of prompts, for the columns.
+    """
+    results = {name: read_results(folder, kinds) for name, folder in folders.items()}
+    plain = results["plain"]
+    reference = {kind: _reference(kind, len(rows)) for kind, rows in plain.features.items()}
+    heads = [f"{kind:>20}" for kind in ("1 relation", "2 relations", "3 relations")[: len(kinds)]]
+    lines = [f"{'':40}{''.join(heads)}{'all objects':>20}{'distance':>20}{'time':>7}{'work':>7}"]
+    for name, found in results.items():
+        shares = [_share(found.right[kind]) for kind in kinds]
+        everything = [value for kind in kinds for value in found.present[kind]]
+        distance = _distance(found, plain, reference)
+        time, work = found.seconds / plain.seconds, found.evaluations / max(plain.evaluations, 1e-9)
+        cells = "".join(f"{cell:>20}" for cell in (*shares, _share(everything), distance))
+        lines.append(f"{VARIANTS[name].title:40}{cells}{f'x{time:.2f}':>7}{f'x{work:.2f}':>7}")
+    return "\n".join(lines)
+
+
+def _share(values: Sequence[bool]) -> str:
+    if not values:
+        return "-"
+    low, high = wilson(sum(values), len(values))
+    return f"{100 * sum(values) / len(values):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _reference(kind: str, count: int) -> Tensor:
+    """Features of rendered scenes with as many objects as the prompts of a kind name."""
+    random = Random(f"ablation-{kind}")
+    scenes = [random_scene(random, int(kind[0])) for _ in range(count)]
+    return RandomFeatures().of_pixels(render(scenes, RandomFeatures().side))
+
+
+def _distance(found: Results, plain: Results, reference: Mapping[str, Tensor]) -> str:
+    """Frechet distance to the reference over that of the plain pictures, mean over the kinds, with its interval.
+
+    The interval is the bootstrap's, over the pictures; the same draw for both, as prompts and seeds are the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = {kind: torch.arange(len(values)) for kind, values in found.features.items()}
+    value = _ratio(found, plain, reference, rows)
+    draws = []
+    for _ in range(RESAMPLES):
+        drawn = {kind: torch.randint(len(r), (len(r),), generator=generator) for kind, r in rows.items()}
+        draws.append(_ratio(found, plain, reference, drawn))
+    low, high = torch.tensor(draws, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return f"x{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _ratio(found: Results, plain: Results, reference: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> float:
+    ratios = []
+    for kind, chosen in rows.items():
+        own, base = (frechet_distance(r.features[kind][chosen], reference[kind]) for r in (found, plain))
+        ratios.append(own / base if base > 0 else math.nan)
+    return sum(ratios) / len(ratios)

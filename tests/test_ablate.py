@@ -1,0 +1,80 @@
+"""The ablation on a tiny random model: its mechanics, not its figures."""
+
+import pytest
+import torch
+
+from attnsteer.evaluate.metrics import frechet_distance
+from attnsteer.families import family_of
+from attnsteer.layers import text_layers
+from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.dataset import Manifest
+from attnsteer.steering.learned import LearnedSteering
+from attnsteer.steering.train import default_classifier
+from attnsteer.world import ablate
+from attnsteer.world.ablate import Ablation
+from attnsteer.world.ablation_table import _share
+from attnsteer.world.features import RandomFeatures
+from attnsteer.world.render import render
+from attnsteer.world.scene import RELATIONS, Shape
+from attnsteer.world.variants import VARIANTS
+from steered import Spy
+from tiny import build
+
+
+def test_unknown_variants_and_odd_counts_are_errors():
+    with pytest.raises(ValueError, match="unknown variants"):
+        Ablation("m", "c", ("lean", "magic"))
+    with pytest.raises(ValueError, match="multiple of batch"):
+        Ablation("m", "c", count=10, batch=4)
+
+
+def test_every_variant_changes_the_default_method():
+    default = LearnedSteering(Spy())
+    changed = {name: variant.change(default) for name, variant in VARIANTS.items() if variant.change is not None}
+    assert changed.pop("lean") == default
+    assert all(method != default for method in changed.values())
+    assert len({repr(method) for method in changed.values()}) == len(changed)
+
+
+def test_features_tell_quality_from_place():
+    """Smeared pictures are far away, pictures with the shapes elsewhere are not."""
+    generator = torch.Generator().manual_seed(1)
+
+    def scenes(count):
+        places = (0.25 + 0.5 * torch.rand(count, 2, generator=generator)).tolist()
+        return render([(Shape("circle", "red", x, y, 0.14),) for x, y in places], 32)
+
+    features, here = RandomFeatures(), scenes(40)
+    smeared = torch.nn.functional.avg_pool2d(scenes(40), 5, stride=1, padding=2, count_include_pad=False)
+    near = frechet_distance(features.of_pixels(here), features.of_pixels(scenes(40)))
+    assert frechet_distance(features.of_pixels(here), features.of_pixels(smeared)) > 5 * near
+
+
+def test_shares_come_with_their_interval():
+    assert _share([True] * 9 + [False]) == "90 % [60, 98]" and _share([]) == "-"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder, pipe = tmp_path_factory.mktemp("model"), build("sd")
+    pipe.save_pretrained(folder)
+    channels = sum(layer.module.heads for layer in text_layers(pipe.unet, family_of(pipe.unet)))
+    torch.manual_seed(0)
+    RelationClassifier(default_classifier(Manifest("tiny", RELATIONS, channels, 4))).save_pretrained(
+        folder / "steering"
+    )
+    return folder
+
+
+def test_the_command_prints_a_row_for_each_variant_and_resumes(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "KINDS", ("2 objects, 1 relation",))
+    call = ["--model", str(model), "--work", str(tmp_path), "--count", "2", "--batch", "2", "--steps", "2"]
+    ablate.main([*call, "--variants", "lean", "verify"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:40].strip() for line in lines[1:]] == ["not steered", "lean", "verified first (classifier)"]
+    assert "x1.00 [1.00, 1.00]" in lines[1] and lines[1].count("x1.00") == 3
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    assert len(written) == 3
+    ablate.main([*call, "--variants", "best-of-2"])
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert len(list(tmp_path.rglob("*.tar"))) == 4
