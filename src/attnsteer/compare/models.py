@@ -191,8 +191,11 @@ def resolve(request: Request, model: OpenModel) -> Request:
         from attnsteer.compare.run import negative_guidance
         from attnsteer.presets import resolved
 
-        rule = resolved(negative_guidance(request), model.denoiser)
-        filled |= {f"nag_{name}": float(getattr(rule, name)) for name in ("scale", "tau", "alpha", "start", "end")}
+        names = ("scale", "tau", "alpha", "start", "end")
+        card = {name: model.source.defaults.get(f"nag_{name}") for name in names if name not in request.nag}
+        advised = {f"nag_{name}": float(value) for name, value in card.items() if isinstance(value, int | float)}
+        rule = resolved(negative_guidance(replace(request, **advised)), model.denoiser)
+        filled |= {f"nag_{name}": float(getattr(rule, name)) for name in names}
     return replace(request, **filled)
 
 

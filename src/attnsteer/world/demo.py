@@ -103,7 +103,8 @@ def figures(model: Any, student: Any, count: int) -> list[Share]:
     steered = detect(pictures(guided, asked.prompts, steps, scale))
     shares = [relation_figures(asked, plain, "unsteered")[1], relation_figures(asked, steered, "steered")[1]]
     few = student.source.defaults["steps"]
-    return shares + negative_figures(student.pipe, count, few, scale, NAG(), attributes=("red",))
+    nag = NAG(scale=student.source.defaults["nag_scale"])
+    return shares + negative_figures(student.pipe, count, few, scale, nag, attributes=("red",))
 
 
 def main() -> None:

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from attnsteer.evaluate.statistics import Share
 from attnsteer.world.captions import phrase
+from attnsteer.world.cards import CARDS
 from attnsteer.world.detect import Detection, detect
 from attnsteer.world.models import embedded_models, model_folder, steering_folder
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, RELATIONS, SHAPES, Scene, Shape, random_scene, relations_between
 
-FIRST_SEED = 6_000_000
+FIRST_SEED = 8_000_000
 BATCH = 48
 Generate = Callable[..., Any]
 
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--cfg-scale", type=float, default=1.5, help="of CFG's negative prompt")
+    parser.add_argument("--nag-scale", type=float, default=CARDS["shapes-unet"].defaults["nag_scale"])
     parser.add_argument("--negative-steps", type=int, nargs="+", default=[4, 20], help="steps of the negative figures")
     parser.add_argument("--attributes", nargs="+", default=[*COLOURS, *ATTRIBUTES], help="of the negative figures")
     parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
@@ -222,7 +224,8 @@ def main() -> None:
             lines += _shown(steering_figures(pipe, method, name, count, given.steps, given.guidance_scale))
     if "negative" in given.parts:
         for steps in given.negative_steps:
-            figures = negative_figures(pipe, given.count, steps, given.cfg_scale, NAG(), given.attributes)
+            nag = NAG(scale=given.nag_scale)
+            figures = negative_figures(pipe, given.count, steps, given.cfg_scale, nag, given.attributes)
             lines += _shown(figures)
     if given.output:
         rows = [line if isinstance(line, str) else {**asdict(line), "interval": line.interval} for line in lines]
