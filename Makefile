@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TESTED := $(VENV)/.installed-for-tests
 # Two processes of one thread each are faster than one of two.
 WORKERS ?= 2
 
@@ -17,7 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## draw the demo sheet with the embedded model into demo/
 	$(BIN)/python -m attnsteer.world.demo --output demo
 
-test: $(STAMP)  ## the test suite (CPU, offline)
+$(TESTED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,quantised]" -c constraints.txt
+	touch $@
+
+test: $(TESTED)  ## the test suite (CPU, offline)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
