@@ -193,7 +193,9 @@ def resolve(request: Request, model: OpenModel) -> Request:
 
         names = ("scale", "tau", "alpha", "start", "end")
         card = {name: model.source.defaults.get(f"nag_{name}") for name in names if name not in request.nag}
-        advised = {f"nag_{name}": float(value) for name, value in card.items() if isinstance(value, int | float)}
+        advised: dict[str, Any] = {
+            f"nag_{name}": float(value) for name, value in card.items() if isinstance(value, int | float)
+        }
         rule = resolved(negative_guidance(replace(request, **advised)), model.denoiser)
         filled |= {f"nag_{name}": float(getattr(rule, name)) for name in names}
     return replace(request, **filled)
