@@ -24,7 +24,7 @@ from attnsteer.steering.data.map_shards import pack_maps, write_manifest
 from attnsteer.steering.data.settings import DATA_PRESETS, CollectionSettings
 from attnsteer.steering.dataset import Manifest, MapDataset, read_manifest, with_layers
 from attnsteer.world.scene import RELATIONS as SHAPES_RELATIONS
-from attnsteer.world.steering import MAP_SIZE, STEERED
+from attnsteer.world.steering import COLLECTED, MAP_SIZE
 from attnsteer.world.text import build_text_encoder, build_tokenizer
 from attnsteer.world.unet import UNetSize, assemble_pipeline, build_unet
 from blobs import RELATIONS as BLOB_RELATIONS
@@ -191,7 +191,7 @@ def test_the_shapes_world_needs_no_data(tmp_path):
     manifest = dataset.manifest
     assert len(manifest.shards) == 3 and manifest.relations == SHAPES_RELATIONS and manifest.map_size == MAP_SIZE
     rendered = [source for source in dataset.source if source.startswith("r")]
-    assert len(set(rendered)) == 2 and len(rendered) == 2 * 2 * len(STEERED[1::2])
+    assert len(set(rendered)) == 2 and len(rendered) == 2 * 2 * len(COLLECTED[1::2])
     assert sum(count for _, count, _ in manifest.settings["channel_layers"]) == manifest.channels
     held_out = items_of(replace(given, split="test"))
     assert {item["part"] for item in held_out} == {"sampled"}
