@@ -79,6 +79,7 @@ def random_checkpoint(
     layers: tuple[int, int] = (3, 1),
     heads: tuple[int, int, int] = (3, 2, 6),
     seed: int = 0,
+    orig_map_size: int = 32,
 ) -> dict[str, Any]:
     """A checkpoint dict of the published format with random weights; heads are extractor, pooling, classifier."""
     draw = torch.Generator().manual_seed(seed)
@@ -141,7 +142,7 @@ def random_checkpoint(
             },
             "map_size": map_size, "d_model": width, "num_timesteps": num_timesteps, "architecture": "attention",
         },
-        "training_config": {"timesteps": [1, 3, 6], "num_timesteps": num_timesteps, "orig_map_size": 32},
+        "training_config": {"timesteps": [1, 3, 6], "num_timesteps": num_timesteps, "orig_map_size": orig_map_size},
     }  # fmt: skip
 
 

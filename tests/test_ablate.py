@@ -1,9 +1,14 @@
 """The ablation on a tiny random model: its mechanics, not its figures."""
 
+from random import Random
+
 import pytest
 import torch
+from PIL import Image
 
+from attnsteer.evaluate.detectors.shapes import ShapesDetector
 from attnsteer.evaluate.metrics import frechet_distance
+from attnsteer.evaluate.suites import find_suite
 from attnsteer.families import family_of
 from attnsteer.seam.layers import text_layers
 from attnsteer.steering.classifier import RelationClassifier
@@ -11,7 +16,7 @@ from attnsteer.steering.dataset import Manifest
 from attnsteer.steering.descent import LeanRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.train import default_classifier
-from attnsteer.world import ablate
+from attnsteer.world import ablate, chains
 from attnsteer.world.ablate import Ablation
 from attnsteer.world.ablation_table import _share
 from attnsteer.world.features import RandomFeatures
@@ -68,7 +73,8 @@ def model(tmp_path_factory):
 
 
 def test_the_command_prints_a_row_for_each_variant_and_resumes(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablate, "KINDS", ("2 objects, 1 relation",))
+    for module in (ablate, chains):
+        monkeypatch.setattr(module, "KINDS", ("2 objects, 1 relation",))
     call = ["--model", str(model), "--work", str(tmp_path), "--count", "2", "--batch", "2", "--steps", "2"]
     ablate.main([*call, "--variants", "lean", "verify"])
     lines = capsys.readouterr().out.splitlines()
@@ -79,3 +85,13 @@ def test_the_command_prints_a_row_for_each_variant_and_resumes(model, tmp_path, 
     ablate.main([*call, "--variants", "best-of-2"])
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert len(list(tmp_path.rglob("*.tar"))) == 4
+
+
+def test_prompts_are_compared_with_renderings_that_obey_them():
+    tasks = chains.chains(3)
+    assert list(tasks) == list(chains.KINDS)
+    assert all(chains.chains(2)[kind] == own[:2] for kind, own in tasks.items())
+    for task in tasks["4 objects, 3 relations"]:
+        pixels = render([chains.obeying_scene(Random(1), task)], 32)[0].permute(1, 2, 0)
+        found = ShapesDetector()([Image.fromarray((255 * pixels).byte().numpy())], [task.labels])[0]
+        assert find_suite(chains.SUITE).judge(task, found, (32, 32)).correct

@@ -164,6 +164,18 @@ def test_loading_is_strict(tmp_path: Path):
         RelationClassifier.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str):
+    classifier = build()
+    classifier.metrics = None
+    classifier.save_pretrained(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    RelationClassifier.from_pretrained(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:1])
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        RelationClassifier.from_pretrained(tmp_path)
+
+
 def test_push_uploads_all_files(monkeypatch: pytest.MonkeyPatch):
     uploaded = {}
 

@@ -17,8 +17,9 @@ from attnsteer.cli import main
 from attnsteer.cli.parse import underlined
 from attnsteer.cli.settings import build_request, picture_paths, sheet_path
 from attnsteer.compare import ModelSource, OpenModel, Request, RequestError, plan, resolve
+from attnsteer.compare.clips import exposure, film_strip, frames_of, write_gif
 from attnsteer.compare.maps import choose_steps, choose_words
-from attnsteer.compare.run import film_strip, pictures_of
+from attnsteer.compare.run import pictures_of
 from attnsteer.compare.sheets import centre, duration, relation_words
 from attnsteer.pictures import read_settings
 from attnsteer.steering.relations import Relation, Span
@@ -278,9 +279,23 @@ def test_defaults_come_from_the_card_then_from_the_pipeline():
 def test_videos_become_a_strip_and_frames():
     frames = [Image.new("RGB", (4, 3), (n, 0, 0)) for n in range(9)]
     image, kept = pictures_of(SimpleNamespace(frames=[frames]))
-    assert image.size == (20, 3) and len(kept) == 9
-    assert [image.getpixel((4 * n, 0))[0] for n in range(5)] == [0, 2, 4, 6, 8]
+    assert image.size == (36, 3) and len(kept) == 9  # thinned out, an object that flickers would never show
+    assert [image.getpixel((4 * n, 0))[0] for n in range(9)] == list(range(9))
+    assert [film_strip(frames, 5).getpixel((4 * n, 0))[0] for n in range(5)] == [0, 2, 4, 6, 8]
     assert film_strip(frames[:1]).size == (4, 3)
+    wide = film_strip([frame.resize((48, 48)) for frame in frames[:2]])
+    assert wide.size == (98, 48) and wide.getpixel((49, 0)) == (255, 255, 255)
+
+
+def test_animations_keep_every_frame_and_grow_by_whole_pixels(tmp_path):
+    frames = [Image.new("RGB", (96, 64), colour) for colour in ("red", "white", "red")]
+    frames[0].putpixel((5, 7), (1, 2, 3))
+    path = write_gif(frames, tmp_path / "out.gif")
+    shown = frames_of(path.read_bytes())
+    assert [frame.size for frame in shown] == [(288, 192)] * 3
+    assert [frame.getpixel((0, 0)) for frame in shown] == [(255, 0, 0), (255, 255, 255), (255, 0, 0)]
+    assert shown[0].getpixel((17, 23)) == (1, 2, 3) and shown[0].getpixel((18, 23)) == (255, 0, 0)
+    assert exposure(frames).getpixel((0, 0)) == (255, 85, 85)
     with pytest.raises(RequestError, match="no pictures"):
         pictures_of(SimpleNamespace(audios=[1]))
 

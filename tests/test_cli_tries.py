@@ -19,6 +19,7 @@ from attnsteer.seam.layers import text_layers
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize
 from attnsteer.steering.relations import Span
+from attnsteer.steering.retry import Retries
 from attnsteer.steering.select import SeedSelection
 from attnsteer.steering.verify import Verification
 from tiny import build
@@ -98,12 +99,22 @@ def test_verified_pictures_are_the_plain_ones_or_steered(model):
     assert "verify" not in entry and read_settings("a.png")["verify"] is True
 
 
+def test_attempts_are_steered_until_one_is_right(model):
+    entry, picture = made(model, "--attempts", "2", "-o", "a.png")
+    same, report = expected(model, Request(PROMPT, steps=4, width=16, height=16), retries=Retries(2))
+    assert np.array_equal(picture, same)
+    assert entry["steering"]["attempts"] == list(report.attempts) and len(report.attempts) == 1
+    assert entry["steering"]["scores"] == pytest.approx(report.scores)
+    assert read_settings("a.png")["attempts"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--attempts", "1"], "attempts must be a whole number >= 2"),
         (["--seeds", "1"], "seeds must be a whole number >= 2"),
         (["--best-of", "0"], "best_of must be a whole number >= 2"),
-        (["--best-of", "2", "--verify"], "leave seeds and verify out, or best_of"),
+        (["--best-of", "2", "--verify"], "leave seeds, verify and attempts out, or best_of"),
         (["--seeds", "2", "--no-steer"], "let the relation classifier judge"),
         (["--seeds", "2", "--compare"], "--compare shows one seed in every column"),
     ],

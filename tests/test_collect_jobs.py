@@ -89,6 +89,14 @@ def test_a_collection_can_be_trained_on(collected, folder):
     assert (told["steps"], told["num_inference_steps"], told["scheduler"]) == ([1, 2], 4, "DDIMScheduler")
     assert (told["method"], told["text_length"], told["pipeline"]) == ("noise", 24, "StableDiffusionPipeline")
     assert {"python", "torch", "diffusers"} <= set(told["versions"]) and told["revision"] is None
+    items = [json.loads(line) for line in (collected / "items.jsonl").read_text("utf-8").splitlines()]
+    assert told["prompts"] == "those of each picture are in items.jsonl" and len(items) == 8
+    for item in items:
+        names = (item["subject"], item["object"])
+        true, wrong = (
+            prompt.removeprefix(f"A {names[0]} ").removesuffix(f" a {names[1]}") for prompt in item["prompts"]
+        )
+        assert true == item["relation"] != wrong and wrong in manifest.relations
     counts = torch.bincount(dataset.label)
     assert counts.tolist() == [8, 8, 8, 8]
     right = dataset.label == dataset.prompt_relation

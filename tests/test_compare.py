@@ -77,7 +77,7 @@ def test_off_is_the_stock_pipeline(opened, name):
     expected = plain(model, request)
     if name == "wan":
         assert [frame.tobytes() for frame in made.frames] == [frame.tobytes() for frame in expected]
-        assert made.image.size == (16 * 5, 16)
+        assert made.image.size == (16 * 5 + 4, 16)  # a pixel between two frames
     else:
         assert made.image.tobytes() == expected.tobytes() and made.frames == ()
 
@@ -217,7 +217,38 @@ def test_the_command_works_on_saved_pipelines_of_every_family(folders, tmp_path,
     assert again.exit_code == 0, again.output
     with Image.open("out.png") as first, Image.open("again.png") as second:
         assert first.tobytes() == second.tobytes()
-    assert (tmp_path / "out.gif").exists() == (name == "wan")
+    animations = [made["pictures"][0].get("animation"), made["sheets"][0].get("animation")]
+    assert animations == (["out.gif", "out-compare.gif"] if name == "wan" else [None, None])
+    for animation in filter(None, animations):
+        with Image.open(animation) as clip:
+            assert clip.n_frames == 5
+
+
+def test_an_animation_that_exists_is_found_before_any_work(folders, tmp_path):
+    (tmp_path / "out.gif").touch()
+    arguments = [
+        "generate",
+        "a dog",
+        "--model",
+        folders["wan"],
+        "--frames",
+        "5",
+        "-o",
+        str(tmp_path / "out.png"),
+        "-q",
+    ]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and "out.gif' exists" in result.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_maps_of_a_clip_lie_over_all_of_its_frames(folders, tmp_path):
+    target = tmp_path / "maps.png"
+    arguments = ["heatmap", PROMPT, "--words", "circle", "--at", "1", "--model", folders["wan"], "--steps", "2"]
+    arguments += ["--width", "16", "--height", "16", "--frames", "5", "--set=max_sequence_length=24", "-q"]
+    result = CliRunner().invoke(main, [*arguments, "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    assert read_settings(target)["frames"] == 5
 
 
 def test_the_heatmap_command_draws_and_lists_the_maps(folders, tmp_path):

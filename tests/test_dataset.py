@@ -86,6 +86,24 @@ def test_errors(tmp_path: Path):
         read_manifest(tmp_path)
 
 
+def test_damaged_files_are_named(tmp_path: Path):
+    write_blobs(tmp_path, blob_maps(4), blob_maps(5))
+    first, second = sorted(tmp_path.glob("*.safetensors"))
+    MapDataset([tmp_path]).verify()
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    spoilt = MapDataset([tmp_path])
+    with pytest.raises(ValueError, match=f"{second} is damaged .its hash is not the manifest's.: run the collection"):
+        spoilt.verify()
+    first.write_bytes(first.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{first} is damaged .*: run the collection again"):
+        MapDataset([tmp_path])
+    for text in ("{", "[]", '{"schema": 1}', '{"schema": 1, "relations": [], "layers": null, "novelty": 1}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+            read_manifest(tmp_path)
+
+
 def test_split_keeps_pictures_together_and_is_stable():
     sources = [f"picture {n // 3}" for n in range(3000)]
     train, held = split_by_source(sources, 0.2)

@@ -102,6 +102,9 @@ def test_publishing_refuses_large_models_and_keeps_the_classifier(tmp_path: Path
     run = tmp_path / "run"
     (run / "model").mkdir(parents=True)
     (run / "log.jsonl").write_text("{}\n")
+    with pytest.raises(FileNotFoundError, match="no diffusers folder"):
+        publish(run, "tiny")
+    (run / "model" / "model_index.json").write_text("{}")
     (run / "model" / "a.safetensors").write_bytes(b"0" * 10)
     folder = publish(run, "tiny")
     (folder / "steering").mkdir()

@@ -201,7 +201,7 @@ def test_heat_maps_of_a_runs_items_are_recorded_once(folder, tmp_path):
     assert read_heat_maps(tmp_path / "run", records[0].key, "steer") == {}
 
 
-@pytest.mark.parametrize("suite", [name for name in SUITES if name.startswith("shapes")])
+@pytest.mark.parametrize("suite", [name for name, suite in SUITES.items() if suite.detector == "shapes"])
 def test_every_shapes_suite_runs(suite, folder, tmp_path):
     methods = "none,steer" if suite == "shapes-position" else "none,best-of-2"
     few = evaluation(folder, suite=suite, methods=methods, count=1, samples=1, batch=4)

@@ -349,7 +349,7 @@ def test_the_scheduler_goes_on_from_the_steered_latents(make, skipped):
 
 @pytest.mark.parametrize("name", ["sd", "wan"])
 def test_unipc_is_steered_at_every_step(name):
-    """That its corrector keeps the move has a closed form in test_latents; here it runs in the pipeline."""
+    """That its corrector keeps the move has a closed form in test_scheduler_state; here it runs in the pipeline."""
     pipe = pointed(name)
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0} if name == "wan" else {}
     pipe.scheduler = UniPCMultistepScheduler(**flow)

@@ -34,7 +34,8 @@ def test_by_hand():
         "wrong": {"accuracy": 0.5, "samples": 2},
         "none": {"accuracy": 0.5, "samples": 2},
     }
-    assert leakage["gap"] == 0 and leakage["passed"] is True and leakage["follows_word"] == 0.5
+    assert leakage["gap"] == 0 and leakage["follows_word"] == 0.5
+    assert leakage["passed"] is None  # two samples of either kind tell nothing
     assert leakage["gap_error"] == pytest.approx(math.sqrt(0.125 + 0.125))
 
 
@@ -45,6 +46,13 @@ def test_leakage_limit(wrong_hits: int, passed: bool):
     leakage = evaluate(predictions(guess, label, [0] * 100 + [1] * 100, [0] * 200), NAMES)["leakage"]
     assert leakage["gap"] == pytest.approx(1 - wrong_hits / 100) and leakage["passed"] is passed
     assert leakage["follows_word"] == pytest.approx(1 - wrong_hits / 100)
+
+
+@pytest.mark.parametrize(("samples", "passed"), [(29, None), (30, True)])
+def test_leakage_needs_samples_of_both_kinds(samples: int, passed: bool | None):
+    label = [0] * (100 + samples)
+    for prompt in ([0] * 100 + [1] * samples, [1] * 100 + [0] * samples):
+        assert evaluate(predictions(label, label, prompt, label), NAMES)["leakage"]["passed"] is passed
 
 
 def test_leakage_is_unknown_without_wrong_words():

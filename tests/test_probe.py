@@ -13,6 +13,7 @@ from attnsteer.cli import main
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import EncoderSize
 from attnsteer.steering.dataset import Manifest, MapDataset, ShardWriter, split_by_source
+from attnsteer.steering.descent import LeanRule, PublishedRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.probe import centre_differences, choose_layers
@@ -219,6 +220,13 @@ def test_the_train_command(maps, tmp_path, monkeypatch):
         failed = run("train", maps, "-o", tmp_path / "other", *change)
         assert failed.exit_code == 1 and message in failed.stderr
     assert "collect maps into it first" in run("train", tmp_path / "none", "-o", tmp_path / "other").stderr
+    late = run("train", maps, "-o", tmp_path / "other", "--test", tmp_path / "none")
+    assert "collect maps into it first" in late.stderr and "epoch 1" not in late.stderr  # ahead of training
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "inside"):
+        refused = run("train", maps, "-o", output)
+        assert refused.exit_code == 1 and f"cannot write into the folder {output}" in refused.stderr
+        assert "epoch 1" not in refused.stderr
 
 
 def test_the_convert_command(tmp_path):
@@ -231,9 +239,14 @@ def test_the_convert_command(tmp_path):
     ours = RelationClassifier.from_pretrained(tmp_path / "out")
     stock = RelationClassifier.from_published(tmp_path / "flux_schnell.pth")
     side = ours.settings.map_size
-    maps = torch.rand(2, 2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(2, 2, 14, side, side, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours(maps, 1.0), stock(maps, 1.0))
     assert ours.settings.source.text_length == 512 and not ours.settings.source.normalise
+    # the published pictures of four steps are steered ahead of the first one, though maps of the next one were learned
+    method, published = LearnedSteering.from_pretrained(tmp_path / "out"), tmp_path / "flux_schnell.pth"
+    assert (method.start, method.end) == (0.0, 0.25) and isinstance(method.rule, LeanRule)
+    official = LearnedSteering.from_published(published)
+    assert (official.start, official.end) == (0.0, 0.25) and isinstance(official.rule, PublishedRule)
     (tmp_path / "flux_schnell.pth").rename(tmp_path / "mine.pth")
     for line, message in (
         ([tmp_path / "mine.pth"], "say which it is with --schedule"),
@@ -244,6 +257,12 @@ def test_the_convert_command(tmp_path):
         assert refused.exit_code == 2 and message in refused.stderr
     done = run("convert-classifier", tmp_path / "mine.pth", "--schedule", "sd2", "-o", tmp_path / "out", "--overwrite")
     assert done.exit_code == 0 and RelationClassifier.from_pretrained(tmp_path / "out").settings.source.normalise
+    method = LearnedSteering.from_pretrained(tmp_path / "out")
+    assert (method.start, method.end) == (0.0, 0.5)
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "inside"):
+        refused = run("convert-classifier", tmp_path / "mine.pth", "--schedule", "sd2", "-o", output)
+        assert refused.exit_code and str(tmp_path / "file") in refused.stderr
 
 
 def test_directions_of_the_fixture():

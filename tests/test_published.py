@@ -81,6 +81,13 @@ def test_refuses_unsafe_and_foreign_files(tmp_path: Path, monkeypatch: pytest.Mo
         RelationClassifier.from_published("other.pth")
     with pytest.raises(FileNotFoundError):
         RelationClassifier.from_published("absent.pth")
+    save(random_checkpoint(), tmp_path).rename("short.pth")
+    Path("short.pth").write_bytes(Path("short.pth").read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"short\.pth is damaged"):
+        RelationClassifier.from_published("short.pth")
+    Path("page.pth").write_text("<html>sign in to download</html>")
+    with pytest.raises(ValueError, match=r"page\.pth"):
+        RelationClassifier.from_published("page.pth")
 
 
 def test_refuses_what_it_does_not_know(tmp_path: Path):

@@ -82,10 +82,10 @@ def test_flux_schnell_steers_its_first_step(tmp_path):
     """Four steps, the first one steered; maps neither resized nor normalised; then the stock pipeline."""
     pipe = pointed("flux")
     denoiser = pipe.transformer
-    checkpoint, path = saved(tmp_path, "flux_schnell", map_size=4, table=channels_of(denoiser))
+    checkpoint, path = saved(tmp_path, "flux_schnell", map_size=4, orig_map_size=4, table=channels_of(denoiser))
     method = LearnedSteering.from_published(path)
     assert method.rule == PublishedRule(STEP_SIZE, LOSS_TARGETS, ROUNDS)
-    assert method.recording == Recording(size=4, text_length=20) and (method.start, method.end) == (0.0, 0.25)
+    assert method.recording == Recording(size=4, text_length=20, side=4) and (method.start, method.end) == (0.0, 0.25)
     call = {"num_inference_steps": 4, "max_sequence_length": 20, "guidance_scale": 0.0}
     with calls_of(denoiser) as calls:
         plain = generate(pipe, "flux", **call)
@@ -150,8 +150,49 @@ def test_relations_outside_the_published_vocabulary_can_be_skipped(tmp_path):
 
 def test_a_file_of_another_name_is_an_error(tmp_path):
     _, path = saved(tmp_path, "mine")
-    with pytest.raises(ValueError, match="no published schedule is called 'mine'"):
+    with pytest.raises(ValueError, match="no published schedule is called 'mine'; name .* schedule=.*: flux_schnell"):
         LearnedSteering.from_published(path)
+    method = LearnedSteering.from_published(path, schedule="sd14")
+    assert method.rule.step_size == 7.5 and (method.start, method.end) == (0.0, 0.5)
+
+
+def test_a_checkpoint_of_another_model_is_an_error(tmp_path):
+    """All files say 1368 channels; Stable Diffusion 1.4 has 128 and 2.1 has 195, which would otherwise take these."""
+    pipe = pointed("sd")
+    _, path = saved(tmp_path, "sd2", map_size=4, table=200)
+    guided = guide(pipe, LearnedSteering.from_published(path))
+    count = channels_of(pipe.unet)
+    with pytest.raises(ValueError, match=f"reads 195 map channels, got {count}; .*stable-diffusion-2-1-base"):
+        generate(guided, "sd", num_inference_steps=4)
+
+
+def test_flux_dev_takes_turns_with_two_relations(tmp_path):
+    """Half of the steps; maps resized and divided by their sum; iteration k works on relation k modulo 2."""
+    pipe = pointed("flux")
+    denoiser, prompt = pipe.transformer, "a dog above a cat and to the left of a bird"
+    checkpoint, path = saved(tmp_path, "flux_dev", gain=40.0, map_size=6, orig_map_size=4, table=channels_of(denoiser))
+    call = {"num_inference_steps": 2, "max_sequence_length": 20, "prompt": prompt}
+    with calls_of(denoiser) as calls:
+        plain = generate(pipe, "flux", **call)
+    dog, cat, bird = (places(pipe.tokenizer_2, prompt, word) for word in (1, 4, 11))
+    asked = [([dog, cat], RELATIONS.index("above")), ([dog, bird], RELATIONS.index("to the left of"))]
+    z = calls[0]["hidden_states"].clone()
+    for iteration in range(ROUNDS):
+        groups, wanted = asked[iteration % 2]
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            maps = maps_by_hand(denoiser, {**calls[0], "hidden_states": z}, groups, 6, True)
+            loss = -logits_of(checkpoint, maps, torch.tensor([[1]])).log_softmax(dim=1)[0, wanted]
+        assert loss.item() > LOSS_TARGETS[0]
+        z = z - STEP_SIZE * torch.autograd.grad(loss, z)[0]
+    expected = generate(pipe, "flux", latents=z.detach(), **call)
+    guided = guide(pipe, LearnedSteering.from_published(path))
+    result = generate(guided, "flux", **call)
+    effect = (expected - plain).abs().max().item()
+    assert effect > 0.01 * plain.abs().max()
+    torch.testing.assert_close(result, expected, rtol=0.0, atol=0.01 * effect)
+    (step,) = guided.steering_report.steps
+    assert (step.step_index, step.iterations) == (0, ROUNDS)
 
 
 def test_the_maps_of_the_recording_are_those_recorded_by_hand():
@@ -172,7 +213,7 @@ def test_the_maps_of_the_recording_are_those_recorded_by_hand():
 def test_only_the_pipelines_own_first_call_sees_the_moved_latents(tmp_path):
     """The noise prediction that the scheduler gets is that of the moved latents."""
     pipe = pointed("flux")
-    _, path = saved(tmp_path, "flux_schnell", map_size=4, table=channels_of(pipe.transformer))
+    _, path = saved(tmp_path, "flux_schnell", map_size=4, orig_map_size=4, table=channels_of(pipe.transformer))
     call = {"num_inference_steps": 4, "max_sequence_length": 20}
     with latents_seen(pipe.transformer) as seen:
         result = generate(guide(pipe, LearnedSteering.from_published(path)), "flux", **call)
@@ -187,3 +228,19 @@ def test_another_text_length_than_the_checkpoints_is_an_error(tmp_path):
     guided = guide(pipe, LearnedSteering.from_published(path))
     with pytest.raises(ValueError, match="softmax over 20 text tokens, this call has 12: pass max_sequence_length=20"):
         generate(guided, "flux", num_inference_steps=4, max_sequence_length=12)
+
+
+def test_another_picture_size_than_the_checkpoints_is_an_error(tmp_path):
+    """The file says how many cells its maps had: the published pictures have 16 pixels to a cell."""
+    pipe = pointed("flux")
+    _, path = saved(tmp_path, "flux_schnell", map_size=4, orig_map_size=4, table=channels_of(pipe.transformer))
+    guided = guide(pipe, LearnedSteering.from_published(path))
+    call = {"num_inference_steps": 4, "max_sequence_length": 20}
+    with pytest.raises(ValueError, match=r"had 4x4 cells, this call's have 64 in all: .* \(0\.5 times those"):
+        generate(guided, "flux", height=32, width=32, **call)
+    generate(guided, "flux", height=16, width=16, **call)
+    assert guided.steering_report.rows == (0,)
+    plain = "a dog and a cat"  # nothing is read, so nothing is asked of the size
+    expected = generate(pipe, "flux", prompt=plain, height=32, width=32, **call)
+    assert torch.equal(generate(guided, "flux", prompt=plain, height=32, width=32, **call), expected)
+    assert LearnedSteering.from_published(saved(tmp_path, "sd2", orig_map_size=64)[1]).recording.side is None

@@ -306,8 +306,12 @@ ENGLISH = (
     "1.3 is are not that which between there with sitting stands side top each other 's both of one"
 )
 KOREAN = "개가 왼쪽에 있는 고양이 위에 사이에"
-SIGNS = ["-", "—", "BREAK", "<", ">", "|", "+", "\n", "\n\n", "'foo", '"', "İ", "e\u0301", "🐶", ""]
-WORDS = st.sampled_from([*ENGLISH.split(), *KOREAN.split(), *SIGNS])
+SIGNS = ["-", "—", "BREAK", "<", ">", "|", "+", "\n", "\n\n", "'foo", "'", "‘", "’", '"', "«"]
+FOREIGN = [
+    "İ", "e\u0301", "🐶", "", "👩‍👩‍👧", "🏳️‍🌈", "كلب فوق قطة", "חתול", "\u202eabove\u202c", "\u200d", "\ufeff",
+    "ﬁsh", "Ａbove", "\ud83d",
+]  # fmt: skip
+WORDS = st.sampled_from([*ENGLISH.split(), *KOREAN.split(), *SIGNS, *FOREIGN])
 
 
 def check(prompt):
@@ -324,7 +328,7 @@ def check(prompt):
     assert report == explain_relations(prompt)
 
 
-@given(st.text())
+@given(st.text(st.characters()))
 @settings(deadline=None, max_examples=300)
 def test_any_text_gives_consistent_spans(prompt):
     check(prompt)
@@ -354,7 +358,7 @@ def test_markup_never_loses_text(words):
         "a dog to the left of a cat ", "above ", "it ", "running ", "(", "[", "[a]{above}[b] ", '"', "“", ":1",
         "a cat, ", "and ", "on the left ", "of ", "a dog and a cat are left of them. ", "between a and b ",
         "above it ", "to its left ", "'s left ", "개 ", "왼쪽에 ", "왼쪽에 있는 ", "\n", "\n ", "-", "+", "a", "1.",
-        "left of and ",
+        "left of and ", "'a ", " 'a above", "‘a ", "’s ", "'", "„", "«a above ", "👩‍👩‍👧 above ", "\u200d", "فوق ",
     ],
 )  # fmt: skip
 def test_time_grows_linearly(piece):

@@ -232,6 +232,15 @@ def test_given_ids_of_another_prompt_or_cut_short(tokenizer):
         token_indices(tokenizer, PROMPT, bear, input_ids=tokenizer("zzz qqq")["input_ids"])
 
 
+def test_given_ids_of_a_template_that_goes_on_behind_a_prompt_cut_short(tokenizer):
+    cut = TEMPLATE.format(PROMPT[: PROMPT.index(" of a teddy")])
+    ids = tokenizer(cut)["input_ids"]
+    dog = token_indices(tokenizer, PROMPT, span_of(PROMPT, "dog"), input_ids=ids)
+    assert text_of(tokenizer, ids, dog) == "dog"
+    with pytest.raises(ValueError, match=f"beyond the {len(ids)} tokens .* shorten the prompt"):
+        token_indices(tokenizer, PROMPT, span_of(PROMPT, "bear"), input_ids=ids)
+
+
 def test_characters_unknown_to_the_tokenizer(tokenizers):
     tokenizer = tokenizers["t5"]  # the piece of the unknown letters reads <unk>
     prompt = "ŭŭ a photo of a dog to the left of a teddy bear"

@@ -151,6 +151,16 @@ def test_errors(tmp_path: Path):
             replace(QUICK, **changes)
 
 
+def test_spoilt_maps_are_not_trained_on(tmp_path: Path):
+    maps = write_blobs(tmp_path / "maps", blob_maps(40))
+    (shard,) = maps.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        train_classifier([maps], tmp_path / "out", classifier=small(maps))
+
+
 def test_published_settings():
     rates = {name: (row.epochs, row.learning_rate, row.weight_decay) for name, row in PUBLISHED_TRAINING.items()}
     assert rates == {

@@ -12,11 +12,14 @@ import torch
 from diffusers import WanPipeline
 
 from attnsteer import NAG, guide
+from attnsteer.world import clip_measure
 from attnsteer.world.blocks import SCALE, without_blocks
+from attnsteer.world.calls import call_keywords, side_of
 from attnsteer.world.clip_captions import CLIP_WORDS, clip_caption, clip_phrase
-from attnsteer.world.clip_detect import consistency, detect_clips
-from attnsteer.world.clip_measure import Sampling, base_clip_figures, draw_clips, negative_clip_figures, shows
+from attnsteer.world.clip_detect import consistency, detect_clips, shows
+from attnsteer.world.clip_measure import Mean, Sampling, base_clip_figures, draw_clips, negative_clip_figures
 from attnsteer.world.clips import DIRECTIONS, Actor, random_clip, render_clips, scenes, training_clip
+from attnsteer.world.measure import load_pipeline
 from attnsteer.world.render import render
 from attnsteer.world.scene import Shape
 from attnsteer.world.text import MAX_TOKENS
@@ -319,8 +322,38 @@ def test_nag_changes_a_clip_and_leaves_the_pipeline_as_it_was(pipe):
 
 def test_figures_count_every_clip(pipe):
     lines = negative_clip_figures(pipe, 3, SAMPLING, NAG(), 2.0, unwanted=("red",))
-    shares = [line for line in lines if not isinstance(line, str)]
+    shares, means = lines[:6], lines[6:]
     assert [share.name for share in shares][::2] == [f"{name}: red shows" for name in ("unguided", "CFG", "NAG")]
     assert all(share.of == 3 for share in shares)
-    assert len(lines) == 9
+    assert [(mean.name, len(mean.values)) for mean in means] == [
+        (f"{name}: consistency", 3) for name in ("unguided", "CFG", "NAG")
+    ]
     assert [share.of for share in base_clip_figures(pipe, 3, SAMPLING)][::4] == [3, 3]
+
+
+def test_a_wan_pipeline_is_called_in_its_own_words(pipe):
+    sizes = {"num_inference_steps": 3, "height": 96, "width": 96, "num_frames": 9, "max_sequence_length": 32}
+    assert side_of(pipe) == 96
+    assert call_keywords(pipe, 2, 3, 1.0) == {**sizes, "guidance_scale": 1.0}
+    assert call_keywords(guide(pipe, NAG()), 2, 3, 4.0, "red") == {
+        **sizes, "guidance_scale": 4.0, "negative_prompt": ["red", "red"],
+    }  # fmt: skip
+
+
+def test_traits_are_what_captions_would_say():
+    clips = [(Actor(replace(RED, attribute="blurry"), "up", 0.04, hidden=1),), (Actor(replace(RED, shape="square")),)]
+    (moving,), (still,) = detect_clips(render_clips(clips, 9, 24))
+    assert moving.traits == {"red", "blurry", "flickering", "moving", "moving up"}
+    assert still.traits == {"red", "static"}
+    assert replace(moving, recognised=False).traits == {"red", "flickering", "moving", "moving up"}
+
+
+def test_a_mean_is_written_with_its_interval():
+    row = clip_measure.row_of(Mean("NAG: consistency", [0.5, 1.0, 0.75, 0.75]))
+    assert (row["name"], row["value"], row["of"]) == ("NAG: consistency", 0.75, 4)
+    assert 0.5 <= row["interval"][0] < 0.75 < row["interval"][1] <= 1
+
+
+def test_what_is_for_pictures_refuses_clips(trained):
+    with pytest.raises(ValueError, match="draws clips"):
+        load_pipeline(str(trained / "model"))

@@ -38,7 +38,7 @@ def convert_classifier(
 def _convert(checkpoint: Path, output: Path, schedule: str | None, *, overwrite: bool) -> dict[str, Any]:
     from attnsteer.compare.request import RequestError
     from attnsteer.steering.classifier import RelationClassifier
-    from attnsteer.steering.published import PUBLISHED_SCHEDULES, published_source, read_published
+    from attnsteer.steering.published import PUBLISHED_SCHEDULES, read_published_of
 
     if not checkpoint.is_file():
         raise RequestError(f"there is no file {str(checkpoint)!r}")
@@ -49,8 +49,7 @@ def _convert(checkpoint: Path, output: Path, schedule: str | None, *, overwrite:
         )
     if (output / "config.json").exists() and not overwrite:
         raise RequestError(f"{str(output)!r} holds a classifier; choose another folder or pass --overwrite")
-    settings, state = read_published(checkpoint)
-    classifier = RelationClassifier.from_state(published_source(settings, name), state, checkpoint)
+    classifier = RelationClassifier.from_state(*read_published_of(checkpoint, name), checkpoint)
     classifier.save_pretrained(output)
     source = classifier.settings.source
     return {

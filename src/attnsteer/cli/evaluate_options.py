@@ -34,8 +34,8 @@ class SuiteOptions:
     detector: Annotated[
         str | None,
         typer.Option(
-            help="mask2former, owlv2, owlvit, grounding-dino, clipseg, vlm, shapes; or NAME:MODEL for other weights."
-            " Default: the suite's.", rich_help_panel=_SUITE,
+            help="mask2former, owlv2, owlvit, grounding-dino, clipseg, vlm, shapes, shapes-clips; or NAME:MODEL for"
+            " other weights. Default: the suite's.", rich_help_panel=_SUITE,
         ),
     ] = None  # fmt: skip
     prompts: Annotated[

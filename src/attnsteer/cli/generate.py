@@ -29,6 +29,7 @@ def generate(
     seeds: options.Seeds = None,
     best_of: options.BestOf = None,
     verify: options.Verify = None,
+    attempts: options.Attempts = None,
     model: options.Model = None,
     dtype: options.Dtype = None,
     device: options.Device = "auto",
@@ -64,22 +65,25 @@ def generate(
         "nag_scale": nag_scale, "nag_tau": nag_tau, "nag_alpha": nag_alpha, "nag_start": nag_start,
         "nag_end": nag_end, "seed": seed, "steps": steps, "guidance_scale": guidance_scale, "width": width,
         "height": height, "frames": frames, "num_images": num_images, "seeds": seeds, "best_of": best_of,
-        "verify": verify,
+        "verify": verify, "attempts": attempts,
     }  # fmt: skip
     with failures(as_json):
         request = build_request(given, steer=steer, extra=extra or (), source=source)
         paths = picture_paths(output, request, overwrite=overwrite)
         if compare:
             if request.tries:
-                raise RequestError("--compare shows one seed in every column: leave --seeds, --best-of, --verify out")
+                raise RequestError(
+                    "--compare shows one seed in every column: leave --seeds, --best-of, --verify, --attempts out"
+                )
             for path in paths:
                 check_output(sheet_path(path), overwrite=overwrite)
         result = _work(request, paths, device=device, compare=compare, overwrite=overwrite, quiet=quiet or as_json)
         if as_json:
             print_json(result)
         else:
-            for path in (*result["pictures"], *result["sheets"]):
-                typer.echo(path["path"])
+            for made in (*result["pictures"], *result["sheets"]):
+                for path in filter(None, (made["path"], made.get("animation"))):
+                    typer.echo(path)
 
 
 def _work(
@@ -97,6 +101,8 @@ def _work(
     model = open_model(source, device=device, dtype=request.dtype, progress=not quiet)
     loading = time.perf_counter() - start
     request = resolve(request, model)
+    if request.frames:
+        check_animations(paths, compare=compare, overwrite=overwrite)
     pictures: list[dict[str, Any]] = []
     sheets: list[dict[str, Any]] = []
     warnings = list(planned.notes)
@@ -126,6 +132,8 @@ def _one(
     from dataclasses import replace
 
     from attnsteer.compare import comparison_sheet, run_variants
+    from attnsteer.compare.clips import gif_path, write_gif
+    from attnsteer.compare.sheets import comparison_animation
     from attnsteer.pictures import write_png
 
     request = replace(request, seed=seed, num_images=1)
@@ -137,7 +145,7 @@ def _one(
     if picture.steering is not None:
         entry["steering"] = steering_dict(picture.steering)
     if picture.frames:
-        entry["animation"] = str(_write_gif(picture, path.with_suffix(".gif"), overwrite=overwrite))
+        entry["animation"] = str(write_gif(picture.frames, gif_path(path)))
     sheets = []
     if compare:
         target = sheet_path(path)
@@ -145,16 +153,23 @@ def _one(
         write_png(sheet, target, settings, parameters=text, overwrite=overwrite)
         columns = [{"name": item.variant.name, "seconds": round(item.seconds, 3)} for item in made]
         sheets.append({"path": str(target), "seed": seed, "columns": columns})
+        if picture.frames:
+            moving = comparison_animation(request, planned, made)
+            sheets[-1]["animation"] = str(write_gif(moving, gif_path(target)))
     return {"picture": entry, "sheets": sheets, "notes": unsteered(planned, picture)}
 
 
-def _write_gif(picture: "Picture", path: Path, *, overwrite: bool) -> Path:
-    """Write the frames of a video as an animation at 8 frames per second."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists; choose another name or pass --overwrite")
-    first, *rest = picture.frames
-    first.save(path, save_all=True, append_images=rest, duration=125, loop=0)
-    return path
+def check_animations(pictures: list[Path], *, compare: bool, overwrite: bool) -> None:
+    """Tell before any work that an animation which goes with these pictures or their sheets exists.
+
+    Raises: RequestError if one does, and `overwrite` is false.
+    """
+    from attnsteer.compare.clips import gif_path
+
+    files = [*pictures, *(sheet_path(path) for path in pictures if compare)]
+    there = [gif_path(file) for file in files if gif_path(file).exists() and not overwrite]
+    if there:
+        raise RequestError(f"{str(there[0])!r} exists; choose another name or pass --overwrite")
 
 
 def unsteered(planned: "Plan", picture: "Picture") -> list[str]:
@@ -173,7 +188,8 @@ def steering_dict(report: Any) -> dict[str, Any]:
     """Return what steering did as JSON: denoiser passes, and the probability of the relations before and after.
 
     Where several runs were made: the passes of each trial, the number of the chosen seed (0 is the given one), and
-    how probable the relations were in the plain picture.
+    how probable the relations were in the plain picture; and the number of the attempt that was kept, and how
+    probable they were in that.
     """
     moves = report.steps
     steps = [{"step": m.step_index + 1, "before": list(m.before), "after": list(m.after)} for m in moves]
@@ -181,4 +197,6 @@ def steering_dict(report: Any) -> dict[str, Any]:
     found = {"iterations": report.iterations, "steps": steps}
     if trials or report.seeds:
         found |= {"trials": trials, "seeds": list(report.seeds), "verified": list(report.verified)}
+    if report.attempts:
+        found |= {"attempts": list(report.attempts), "scores": list(report.scores)}
     return found

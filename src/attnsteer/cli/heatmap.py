@@ -41,6 +41,7 @@ def heatmap(
     guidance_scale: options.GuidanceScale = None,
     width: options.Width = None,
     height: options.Height = None,
+    frames: options.Frames = None,
     extra: options.Extra = None,
     output: options.Output = None,
     source: options.From = None,
@@ -55,7 +56,7 @@ def heatmap(
     given = {
         "prompt": prompt, "negative": negative, "model": model, "classifier": classifier, "dtype": dtype,
         "nag_scale": nag_scale, "nag_tau": nag_tau, "nag_alpha": nag_alpha, "seed": seed, "steps": steps,
-        "guidance_scale": guidance_scale, "width": width, "height": height,
+        "guidance_scale": guidance_scale, "width": width, "height": height, "frames": frames,
     }  # fmt: skip
     with failures(as_json):
         request = build_request(given, steer=steer, extra=extra or (), source=source)

@@ -80,6 +80,12 @@ Verify = Annotated[
         rich_help_panel="Learned steering",
     ),
 ]  # fmt: skip
+Attempts = Annotated[
+    int | None,
+    typer.Option(
+        help="Steer so many seeds in turn, until the classifier finds one right.", rich_help_panel="Learned steering"
+    ),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="PNG to write.", rich_help_panel=_OUTPUT)]
 From = Annotated[
     Path | None,

@@ -110,6 +110,8 @@ def _work(
     leads = PartialState(cpu=not torch.accelerator.is_available()).is_main_process
     quiet = quiet or not leads
     dataset = MapDataset([*maps, *settings.get("held_out", ())])
+    if test:
+        MapDataset(test)  # what is wrong with these folders is told now, not after training
     classifier, training = train_preset(preset, dataset.manifest)
     training = replace(training, **settings)
     choice = None

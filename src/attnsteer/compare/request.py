@@ -36,6 +36,7 @@ class Request(PictureSettings):
         seeds: Seeds that begin each picture, >= 2, of which the classifier chooses one to be steered; None is off.
         best_of: Seeds of which the classifier chooses the best picture, >= 2, without steering it; None is off.
         verify: Whether pictures are drawn plainly first, and steered only if the classifier finds them wrong.
+        attempts: Seeds that are steered in turn, >= 2, until the classifier finds a picture right; None is off.
         others: See `PictureSettings`.
     """
 
@@ -49,6 +50,7 @@ class Request(PictureSettings):
     seeds: int | None = None
     best_of: int | None = None
     verify: bool = False
+    attempts: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -61,11 +63,11 @@ class Request(PictureSettings):
         _check("seed", self.seed, lambda value: _whole(value) and 0 <= value < 2**63, "a whole number in 0..2^63-1")
         for name in ("steps", "width", "height", "frames", "num_images"):
             _check(name, getattr(self, name), lambda value: _whole(value) and value >= 1, "a whole number >= 1")
-        for name in ("seeds", "best_of"):
+        for name in ("seeds", "best_of", "attempts"):
             _check(name, getattr(self, name), lambda value: _whole(value) and value >= 2, "a whole number >= 2")
         _check("verify", self.verify, lambda value: isinstance(value, bool), "true or false")
-        if self.best_of is not None and (self.seeds is not None or self.verify):
-            raise RequestError("best_of draws without steering: leave seeds and verify out, or best_of")
+        if self.best_of is not None and (self.seeds is not None or self.verify or self.attempts is not None):
+            raise RequestError("best_of draws without steering: leave seeds, verify and attempts out, or best_of")
         for name, low, high in _RANGES:
             _check(
                 name,
@@ -103,8 +105,8 @@ class Request(PictureSettings):
 
     @property
     def tries(self) -> bool:
-        """Whether a picture takes more than one run of the pipeline: seeds, best_of or verify."""
-        return self.seeds is not None or self.best_of is not None or self.verify
+        """Whether a picture takes more than one run of the pipeline: seeds, best_of, verify or attempts."""
+        return self.verify or any(count is not None for count in (self.seeds, self.best_of, self.attempts))
 
     @property
     def negative_text(self) -> str:
@@ -146,6 +148,7 @@ class Request(PictureSettings):
             "CFG scale": self.guidance_scale,
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}" if self.width and self.height else None,
+            "Frames": self.frames,
             "Model": self.model,
             "NAG scale": self.nag_scale if self.negative else None,
             "NAG tau": self.nag_tau if self.negative else None,
@@ -153,6 +156,7 @@ class Request(PictureSettings):
             "Steering": self.steer,
             "Seeds tried": self.seeds or self.best_of,
             "Verified": self.verify or None,
+            "Attempts": self.attempts,
             "Version": f"attnsteer {__version__}",
         }
         lines = [self.prompt]

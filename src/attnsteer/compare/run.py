@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
+from attnsteer.compare.clips import exposure, film_strip
 from attnsteer.compare.models import KEYWORDS, OpenModel
 from attnsteer.compare.request import Request, RequestError
 from attnsteer.pictures import Heat
@@ -86,8 +87,8 @@ class Picture:
 
     @property
     def still(self) -> Image.Image:
-        """The picture, or the middle frame of a video."""
-        return self.frames[len(self.frames) // 2] if self.frames else self.image
+        """The picture, or all frames of a video over each other, as its attention maps are means over the frames."""
+        return exposure(self.frames) if self.frames else self.image
 
 
 def plan(request: Request, classifier: str | None) -> Plan:
@@ -113,8 +114,8 @@ def plan(request: Request, classifier: str | None) -> Plan:
     steer = request.steer != "off" and bool(relations) and classifier is not None
     if request.tries and not steer:
         raise RequestError(
-            "seeds, best_of and verify let the relation classifier judge: they need a relation in the prompt, a "
-            "classifier, and steering that is not switched off"
+            "seeds, best_of, verify and attempts let the relation classifier judge: they need a relation in the "
+            "prompt, a classifier, and steering that is not switched off"
         )
     if request.steer == "auto" and relations and classifier is None:
         notes.append(f"the prompt names a relation, but {request.model!r} has no relation classifier: not steered")
@@ -139,10 +140,11 @@ def learned_steering(request: Request, model: OpenModel) -> Any:
     """Return the steering method for a request, on the model's device.
 
     Relations that the classifier was not trained on are left alone, unless steering is insisted on (then the run
-    ends with an error). Seeds are tried, and pictures verified, as the request says.
+    ends with an error). Seeds are tried, and pictures verified and drawn anew, as the request says.
     """
     from attnsteer import LearnedSteering
     from attnsteer.steering.best_of import best_of_by_objective
+    from attnsteer.steering.retry import Retries
     from attnsteer.steering.select import SeedSelection
     from attnsteer.steering.verify import Verification
 
@@ -156,7 +158,8 @@ def learned_steering(request: Request, model: OpenModel) -> Any:
     if request.best_of is not None:
         return best_of_by_objective(method, request.best_of)
     seeds = None if request.seeds is None else SeedSelection(request.seeds)
-    return replace(method, seeds=seeds, verify=Verification() if request.verify else None)
+    retries = None if request.attempts is None else Retries(request.attempts)
+    return replace(method, seeds=seeds, verify=Verification() if request.verify else None, retries=retries)
 
 
 def generate(
@@ -178,7 +181,8 @@ def generate(
     if watch is not None:
         if request.tries:
             raise RequestError(
-                "maps show one run with the given seed: leave out --seeds, --best-of and --verify, which make several"
+                "maps show one run with the given seed: leave out --seeds, --best-of, --verify and --attempts, which "
+                "make several"
             )
         watch.steering, steering = steering, watch
         call["callback_on_step_end"] = watch.on_step
@@ -227,17 +231,6 @@ def pictures_of(output: Any) -> tuple[Image.Image, tuple[Image.Image, ...]]:
         frames = tuple(videos[0])
         return film_strip(frames), frames
     raise RequestError(f"{type(output).__name__} holds no pictures; attnsteer generates pictures and video")
-
-
-def film_strip(frames: Sequence[Image.Image], shown: int = 5) -> Image.Image:
-    """Put at most `shown` frames, evenly spread from first to last, side by side."""
-    count = min(shown, len(frames))
-    chosen = [frames[round(number * (len(frames) - 1) / max(1, count - 1))] for number in range(count)]
-    width, height = chosen[0].size
-    strip = Image.new("RGB", (count * width, height))
-    for number, frame in enumerate(chosen):
-        strip.paste(frame, (number * width, 0))
-    return strip
 
 
 def run_variants(request: Request, model: OpenModel, planned: Plan, *, compare: bool = True) -> list[Picture]:

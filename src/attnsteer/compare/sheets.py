@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +44,23 @@ def comparison_sheet(
     """
     sheet = build_sheet(request, plan, pictures, badges=badges, note=note)
     return render_sheet(sheet, cell=STRIP if sheet.rows else COLUMN)
+
+
+def comparison_animation(request: Request, plan: Plan, pictures: Sequence[Picture]) -> list[Image.Image]:
+    """Draw the same clips as moving pictures: for each frame a sheet with one column per variant, without heat maps.
+
+    Args:
+        request: The resolved request.
+        plan: What was planned for it.
+        pictures: Clips of one length, in the order of `plan.variants`.
+
+    Returns: RGB pictures of one size.
+    """
+    sheets = []
+    for shown in zip(*(picture.frames for picture in pictures), strict=True):
+        still = [replace(p, image=frame, frames=(), heats=()) for p, frame in zip(pictures, shown, strict=True)]
+        sheets.append(render_sheet(build_sheet(request, plan, still), cell=COLUMN, scale=1))
+    return sheets
 
 
 def build_sheet(
@@ -108,6 +126,7 @@ def settings_line(request: Request) -> str:
         f"{request.steps} steps" if request.steps else "",
         f"guidance {request.guidance_scale:g}" if request.guidance_scale is not None else "",
         f"{request.width}x{request.height} px" if request.width and request.height else "",
+        f"{request.frames} frames" if request.frames else "",
         f"attnsteer {__version__}",
     ]
     return " · ".join(part for part in parts if part)
@@ -169,6 +188,7 @@ def map_sheet(
         highlights=tuple(Highlight(word.start, word.end, number) for number, word in enumerate(words)),
         footer=settings_line(request),
         common_scale=common_scale,
+        label="all frames" if picture.frames else "picture",
     )
     records = [
         {"word": word.text, "step": step + 1, **centre(attention)}

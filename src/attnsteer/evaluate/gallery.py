@@ -1,6 +1,5 @@
 """Pictures of prompts over a sweep of settings, to look at: a job like the suites', but nothing is judged."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from attnsteer.compare.clips import film_strip, frames_of
 from attnsteer.evaluate.generation import Studio
 from attnsteer.evaluate.settings import GALLERY, Evaluation
 from attnsteer.evaluate.sweep import swept_methods
@@ -16,6 +16,8 @@ from attnsteer.pictures import Panel, Sheet, render_sheet
 
 COLUMN: Final = 180
 """Width in points of a picture on the sheet."""
+STRIP: Final = 900
+"""The same of a strip of frames."""
 
 
 def gallery_job(evaluation: Evaluation, prompts: Sequence[str], seeds: int, shard_size: int | None = None) -> Job:
@@ -59,7 +61,7 @@ class _Painter:
 
 
 def gallery_sheets(run: str | Path) -> dict[str, Image.Image]:
-    """One sheet for each prompt of a finished gallery: a row for each seed, a column for each method.
+    """One sheet for each prompt of a finished gallery: a row for each seed, a column for each method; clips as strips.
 
     Raises: FileNotFoundError if the folder is no run; ValueError if it is a run of something else.
     """
@@ -69,22 +71,21 @@ def gallery_sheets(run: str | Path) -> dict[str, Image.Image]:
     settings = described["settings"]
     titles = {method.name: method.title for method in swept_methods(settings["methods"], settings["sweep"])}
     rows: dict[str, list[tuple[Panel, ...]]] = {}
+    cell = COLUMN
     for record in read_records(run, files=True):
         item = record.data["item"]
         pictures = {name.rpartition(".")[0]: content for name, content in record.files.items()}
         seconds = {name: f"{result['seconds']:.2f} s" for name, result in record.data["methods"].items()}
-        panels = tuple(
-            Panel(title, f"seed {item['seed']}, {seconds[name]}", _opened(pictures[name]))
+        shown = {name: frames_of(pictures[name]) for name in titles}
+        panels = [
+            Panel(title, f"seed {item['seed']}, {seconds[name]}", film_strip(shown[name]))
             for name, title in titles.items()
-        )
-        rows.setdefault(item["prompt"], []).append(panels)
+        ]
+        clips = any(len(frames) > 1 for frames in shown.values())  # each strip of frames has a row of its own
+        cell = STRIP if clips else COLUMN
+        rows.setdefault(item["prompt"], []).extend([(panel,) for panel in panels] if clips else [tuple(panels)])
     model, negative = str(settings["model"]), settings["negative"]
     return {
-        prompt: render_sheet(Sheet(prompt, first, negative=negative, footer=model, rows=tuple(rest)), cell=COLUMN)
+        prompt: render_sheet(Sheet(prompt, first, negative=negative, footer=model, rows=tuple(rest)), cell=cell)
         for prompt, (first, *rest) in rows.items()
     }
-
-
-def _opened(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as picture:
-        return picture.convert("RGB")

@@ -36,7 +36,10 @@ class Studio:
         self.evaluation, self.methods = evaluation, swept_methods(evaluation.methods, evaluation.sweep)
         source = find_model(evaluation.model, evaluation.classifier)
         if source.classifier is None and any(method.steer for method in self.methods):
-            raise ValueError(f"{evaluation.model!r} has no relation classifier to steer by; pass --classifier")
+            raise ValueError(
+                f"{evaluation.model!r} has no relation classifier to steer by; pass"
+                " --classifier, or --methods that do not steer"
+            )
         self.model = open_model(source, device=rank_device(evaluation.device), dtype=evaluation.dtype, progress=False)
         self.model.pipe.set_progress_bar_config(disable=True)
         given: dict[str, Any] = {item.name: getattr(evaluation, item.name) for item in fields(PictureSettings)}

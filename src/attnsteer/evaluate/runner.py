@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from attnsteer.evaluate.detectors import Examiner
+from attnsteer.evaluate.detectors import ClipExaminer, Examiner
 from attnsteer.evaluate.generation import Studio
 from attnsteer.evaluate.methods import Method
 from attnsteer.evaluate.painted import Painted
@@ -75,6 +75,8 @@ class _Bench:
         device = self.studio.model.device
         self.scores = Scores(evaluation.scores, evaluation.extractor, device)
         self.detector = make_detector(evaluation.detector or self.suite.detector, device)
+        if isinstance(self.detector, ClipExaminer) and "num_frames" not in self.studio.model.keywords:
+            raise ValueError(f"{evaluation.suite} judges whole clips, {evaluation.model} draws pictures")
         self.plain: tuple[list[str], list[Judged]] = [], []
         self.source = {"detector": self.detector.name, "resolved": self.studio.resolved}
 
@@ -99,6 +101,10 @@ class _Bench:
         return [replace(one, tried=method.candidates or 1) for one in judged]
 
     def _judged(self, item: Mapping[str, Any], painted: Painted, scores: Mapping[str, float]) -> Judged:
+        if isinstance(self.detector, ClipExaminer):
+            seen = self.detector.examine_clip(painted.frames, item["prompt"], item["asked"])
+            further = {**scores, self.detector.quality_name: seen.quality}
+            return Judged(painted, [], judge_answers(seen.kept, seen.absent), further)
         chosen = chosen_frames(len(painted.frames), self.evaluation.judged_frames)
         frames = [painted.frames[number] for number in chosen]
         if isinstance(self.detector, Examiner):

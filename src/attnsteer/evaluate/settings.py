@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attnsteer.compare.settings import PictureSettings
-from attnsteer.evaluate.detectors.protocol import EXAMINER, detector_kind
+from attnsteer.evaluate.detectors.protocol import EXAMINER, SHAPES_CLIPS, detector_kind
 from attnsteer.evaluate.methods import Method
 from attnsteer.evaluate.suites import SHAPES, TWINS, find_suite
 from attnsteer.evaluate.sweep import swept_methods
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 GALLERY: Final = "sweep"
 """In place of a suite: pictures to look at, which nothing judges; see `attnsteer.evaluate.gallery`."""
+CLIPS: Final = ("shapes-clip-negatives", "shapes-negatives")
+"""Suites whose clips can be judged as a whole; the first one always is, unless another detector is named."""
 BUDGET: Final = 2.0
 """Plain pictures that best-of-equal may spend on one where nothing else says how much: what we allow steering."""
 UNWANTED: Final = "blurry, low quality"
@@ -94,6 +96,8 @@ class Evaluation(PictureSettings):
             and not self.suite.endswith("negatives")
         ):
             raise ValueError(f"{self.detector} does not say where things are; use it for negative prompts only")
+        if self.detector == SHAPES_CLIPS and self.suite not in CLIPS:
+            raise ValueError(f"{self.detector} judges clips of {' and '.join(CLIPS)}, not of {self.suite}")
         self._check_world()
         self._check_read()
 

@@ -16,6 +16,7 @@ from attnsteer.evaluate.prompts.shapes import (
     shapes_relation_negatives,
     shapes_spatial,
 )
+from attnsteer.evaluate.prompts.shapes_clips import shapes_clip_negatives
 from attnsteer.evaluate.prompts.t2i_compbench import read_t2i_compbench
 from attnsteer.evaluate.scoring import Box, Verdict
 from attnsteer.evaluate.scoring.chains import judge_chain
@@ -98,6 +99,9 @@ _T2I = "T2I-CompBench's 2-D rule: half the confidences, half the position, zero 
 _VISOR = "VISOR's rule: any two boxes of the objects whose centres stand as asked"
 _RELATION_NEGATIVE = "GenEval's rule, and the unwanted thing is not found"
 _NEGATIVE = "the subject is found, and the unwanted thing is not"
+_CLIP_NEGATIVE = (
+    "the clip shows the shape, colour and motion of its prompt, and nothing in it is or does what is unwanted"
+)
 
 SUITES: Final[Mapping[str, Suite]] = {
     suite.name: suite
@@ -119,6 +123,8 @@ SUITES: Final[Mapping[str, Suite]] = {
               _chain),
         Suite("shapes-negatives", "Shapes: negative prompts", _NEGATIVE, "shapes", 1,
               lambda count, seed: shapes_negatives(32 if count is None else count), None, _negative),
+        Suite("shapes-clip-negatives", "Shapes: negative prompts in clips", _CLIP_NEGATIVE, "shapes-clips", 1,
+              _counted(shapes_clip_negatives), None, _negative),
         Suite("shapes-relation-negatives", "Shapes: relation and negative prompt", _RELATION_NEGATIVE, "shapes", 1,
               _counted(shapes_relation_negatives), None, _relation_negative),
     )

@@ -37,6 +37,7 @@ class MapTable:
         footer: Settings.
         common_scale: Colour all maps of a row on the row's scale, so that their strength can be compared; otherwise
             every map on its own.
+        label: What `image` is.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class MapTable:
     highlights: tuple[Highlight, ...] = ()
     footer: str = ""
     common_scale: bool = False
+    label: str = "picture"
 
 
 def render_map_table(table: MapTable, *, cell: int = 170, scale: int = 2) -> Image.Image:
@@ -71,7 +73,7 @@ def render_map_table(table: MapTable, *, cell: int = 170, scale: int = 2) -> Ima
     inner = max((columns + 1) * width + columns * gap, measures.px(420))
     head = header(table.prompt, table.highlights, [], inner, measures)
     foot = footer(table.footer, inner - measures.px(LEGEND_WIDTH), measures)
-    labels = [lay_out([Run(text, MUTED)], measures.px(13), width, 1) for text in ("picture", *table.columns)]
+    labels = [lay_out([Run(text, MUTED)], measures.px(13), width, 1) for text in (table.label, *table.columns)]
     label_height = max(label.height for label in labels) + measures.px(4)
     row_height = measures.px(24) + picture.height + measures.px(8)
     body = measures.px(18) + label_height + rows * row_height + measures.px(14)

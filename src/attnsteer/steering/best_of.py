@@ -42,7 +42,7 @@ def best_of_by_objective(method: LearnedSteering, candidates: int, at: float | N
         at: Fraction of the steps at which candidates are judged; None is right after the steered steps.
     """
     selection = SeedSelection(candidates, after_steering(method) if at is None else at, enough=1.0)
-    return replace(method, rule=Unmoved(), seeds=selection, verify=None)
+    return replace(method, rule=Unmoved(), seeds=selection, verify=None, retries=None)
 
 
 def best_of_by_score(pipe: Any, score: Score, candidates: int, **call: Any) -> tuple[Any, list[list[float]]]:

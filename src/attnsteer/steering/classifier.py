@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -130,7 +131,7 @@ class RelationClassifier(nn.Module):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: if a local folder lacks config.json or model.safetensors.
-            ValueError: if the files do not belong together.
+            ValueError: if the files do not belong together, or one is damaged.
         """
         folder = Path(folder_or_repo)
         if folder.suffix == ".pth":
@@ -143,10 +144,13 @@ class RelationClassifier(nn.Module):  # type: ignore[misc]
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} holds no relation classifier: {name} is missing")
-        settings = ClassifierSettings.from_json(json.loads((folder / CONFIG).read_text("utf-8")))
-        classifier = cls.from_state(settings, load_file(folder / WEIGHTS), folder)
-        if (folder / METRICS).is_file():
-            classifier.metrics = json.loads((folder / METRICS).read_text("utf-8"))
+        settings = ClassifierSettings.from_json(_read_json(folder / CONFIG))
+        try:
+            state = load_file(folder / WEIGHTS)
+        except SafetensorError as problem:
+            raise ValueError(f"{folder / WEIGHTS} is damaged ({problem}): download or train it again") from problem
+        classifier = cls.from_state(settings, state, folder)
+        classifier.metrics = _read_json(folder / METRICS) if (folder / METRICS).is_file() else None
         return classifier
 
     @classmethod
@@ -203,3 +207,10 @@ class RelationClassifier(nn.Module):  # type: ignore[misc]
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as problem:
+        raise ValueError(f"{path} is damaged ({problem}): download or train it again") from problem

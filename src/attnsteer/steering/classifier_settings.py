@@ -100,6 +100,8 @@ class ClassifierSettings:
         standardise: Subtract a mean and divide by a deviation per channel, both measured on the training set.
         source: Where the maps come from.
         lean: How to steer with it best.
+        window: Fractions of the steps from and to which to steer with it; None is from the first step that it was
+            trained on to the last.
     """
 
     relations: tuple[str, ...]
@@ -119,6 +121,7 @@ class ClassifierSettings:
     standardise: bool = False
     source: MapSource = field(default_factory=MapSource)
     lean: LeanAdvice = field(default_factory=LeanAdvice)
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if len(self.relations) < 2 or len(set(self.relations)) != len(self.relations):
@@ -152,8 +155,8 @@ class ClassifierSettings:
         if missing:
             raise ValueError(f"the config lacks {missing}; it is not the config.json of a relation classifier")
         values = dict(data)
-        for name in ("relations", "head_widths"):
-            if name in values:
+        for name in ("relations", "head_widths", "window"):
+            if values.get(name) is not None:
                 values[name] = tuple(values[name])
         for name in ("extractor", "head"):
             if name in values:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float16
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from attnsteer.jobs.folder import sha256
 from attnsteer.steering.shards import FIELDS, Manifest, MapBatch, ShardWriter, read_manifest
 
 __all__ = [
@@ -40,7 +41,7 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
 
     Raises:
         FileNotFoundError: if a folder or a listed shard is missing.
-        ValueError: if the folders do not belong together or hold no samples.
+        ValueError: if the folders do not belong together or hold no samples, or a shard cannot be read.
     """
 
     def __init__(self, folders: Sequence[str | Path], layers: Sequence[str] | None = None) -> None:
@@ -51,15 +52,15 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
             _require_alike(manifests[0], manifest, folder)
         self.manifest, self._channels = with_layers(manifests[0], layers)
         rows = [
-            (Path(folder) / name, int(row["samples"]))
+            (Path(folder) / name, int(row["samples"]), str(row["sha256"]))
             for folder, manifest in zip(folders, manifests, strict=True)
             for name, row in sorted(manifest.shards.items())
         ]
-        self._paths = [path for path, _ in rows]
+        self._paths, self._hashes = [path for path, *_ in rows], [digest for *_, digest in rows]
         missing = [str(path) for path in self._paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"the manifest lists {missing[0]}, which is missing; run the collection again")
-        self._ends = list(accumulate(samples for _, samples in rows))
+        self._ends = list(accumulate(samples for _, samples, _ in rows))
         if not self._ends or not self._ends[-1]:
             raise ValueError(f"no samples in {[str(f) for f in folders]}; collect maps into them first")
         self._open: dict[int, Any] = {}
@@ -71,6 +72,15 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def verify(self) -> None:
+        """Read every shard once, and compare its hash with the manifest's.
+
+        Raises: ValueError if one differs.
+        """
+        for path, digest in zip(self._paths, self._hashes, strict=True):
+            if sha256(path) != digest:
+                raise _damaged(path, "its hash is not the manifest's")
 
     def __getitem__(self, index: int) -> MapBatch:
         """One sample, as a batch of one."""
@@ -99,7 +109,10 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
 
     def _shard(self, number: int) -> Any:
         if number not in self._open:
-            self._open[number] = safe_open(self._paths[number], framework="pt")
+            try:
+                self._open[number] = safe_open(self._paths[number], framework="pt")
+            except SafetensorError as problem:
+                raise _damaged(self._paths[number], str(problem)) from problem
         return self._open[number]
 
     def _columns(self, number: int) -> dict[str, Tensor]:
@@ -108,6 +121,10 @@ class MapDataset(Dataset[MapBatch]):  # type: ignore[misc]
 
     def _sources(self, number: int) -> Iterator[str]:
         yield from json.loads(self._shard(number).metadata()["source"])
+
+
+def _damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path} is damaged ({problem}): run the collection again, which makes this shard anew")
 
 
 def single(batch: MapBatch) -> MapBatch:

@@ -16,18 +16,20 @@ from attnsteer.install import before_denoiser_call, frozen, wrap_scheduler_step
 from attnsteer.pipeline.conditioning import Conditioning
 from attnsteer.pipeline.denoisers import experts_of
 from attnsteer.pipeline.schedule import Window
+from attnsteer.steering.advised import advised, official
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.combined import Combined
-from attnsteer.steering.descent import LeanRule, PublishedRule
+from attnsteer.steering.descent import LeanRule
 from attnsteer.steering.grids import check_grid
 from attnsteer.steering.latents import LatentSteering
 from attnsteer.steering.locate import text_rows_of
 from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.objectives import CentroidObjective, ClassifierObjective, Objective, relation_rows
-from attnsteer.steering.published import assign_by_intervals, published_schedule
+from attnsteer.steering.published import assign_by_intervals
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.region import FirstLatents, latents_of
 from attnsteer.steering.relations import Relation, explain_relations, parse_relations, strip_markup
+from attnsteer.steering.retry import Retries, SteeredWatch, retrying
 from attnsteer.steering.run import Rule, SteeredRow, SteeredRun, SteeringReport, StepReport, TrialOver
 from attnsteer.steering.scheduler_state import step_of
 from attnsteer.steering.select import SeedSelection, best_seeds
@@ -56,8 +58,9 @@ class LearnedSteering:
             it by the "hand-made" `CentroidObjective`, which knows near and the diagonals.
         seeds: Whether several seeds are tried; None is off.
         verify: Whether pictures are drawn plainly first, and steered only where they are wrong; None is off.
+        retries: Whether pictures that are wrong after steering are drawn anew from another seed; None is off.
         reader: Finds the relations of a prompt; see also `attnsteer.steering.attributes`.
-        rows: Conditional rows to steer; None is all.
+        rows: Pictures of a call that may be steered, by number; None is all.
 
     Source: Yiflach, Atzmon, Chechik 2026, Learn-to-Steer, arXiv:2509.02295; the lean rule is ours.
     """
@@ -71,6 +74,7 @@ class LearnedSteering:
     unknown: Literal["error", "skip", "hand-made"] = "error"
     seeds: SeedSelection | None = None
     verify: Verification | None = None
+    retries: Retries | None = None
     reader: Reader = parse_relations
     rows: tuple[int, ...] | None = None
     kind: ClassVar[str] = "steering"
@@ -78,6 +82,8 @@ class LearnedSteering:
     def __post_init__(self) -> None:
         if not 0.0 <= self.start < self.end <= 1.0:
             raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {self.start} and {self.end}")
+        if self.retries is not None and self.retries.detector is None:
+            self.retries.judged_at(self.end)
         if self.unknown not in ("error", "skip", "hand-made"):
             raise ValueError(f"unknown must be 'error', 'skip' or 'hand-made', got {self.unknown!r}")
         by_hand = CentroidObjective()
@@ -88,23 +94,14 @@ class LearnedSteering:
     def from_classifier(cls, classifier: RelationClassifier, **settings: Any) -> LearnedSteering:
         """Steer by a classifier, which is frozen; maps are recorded as its settings say.
 
-        The steered window is the one it was trained on, and the lean rule the one advised, where its settings tell it.
+        Window and lean rule are those that its settings advise; see `attnsteer.steering.advised`.
 
         Args:
             classifier: Put into evaluation mode, its weights no longer require gradients.
             settings: Further attributes; they override what the classifier says.
         """
         classifier.requires_grad_(False).eval()
-        source = classifier.settings.source
-        own: dict[str, Any] = {
-            "recording": Recording(source.layers, classifier.settings.map_size, source.normalise, source.text_length),
-            "timesteps": source.timesteps,
-            "rule": LeanRule(**classifier.settings.lean.settings()),
-        }
-        if source.timesteps and source.num_steps:
-            own["start"] = source.timesteps[0] / source.num_steps
-            own["end"] = (source.timesteps[-1] + 1) / source.num_steps
-        return cls(ClassifierObjective(classifier), **{**own, **settings})
+        return cls(ClassifierObjective(classifier), **{**advised(classifier), **settings})
 
     @classmethod
     def from_pretrained(cls, folder_or_repo: str | Path, **settings: Any) -> LearnedSteering:
@@ -112,25 +109,21 @@ class LearnedSteering:
         return cls.from_classifier(RelationClassifier.from_pretrained(folder_or_repo), **settings)
 
     @classmethod
-    def from_published(cls, path: str | Path, *, stop_at_first: bool = False, **settings: Any) -> LearnedSteering:
+    def from_published(
+        cls, path: str | Path, *, schedule: str | None = None, stop_at_first: bool = False, **settings: Any
+    ) -> LearnedSteering:
         """Load an official checkpoint and steer with its official schedule, step size, loss targets and maps.
 
         Args:
-            path: `flux_schnell.pth`, `flux_dev.pth`, `sd2.pth` or `sd14.pth`; the name tells the schedule.
+            path: `flux_schnell.pth`, `flux_schnell_diagonals.pth`, `flux_dev.pth`, `sd2.pth` or `sd14.pth`; the name
+                tells the schedule. With FLUX pictures must have the size that the file says (16 pixels to a cell).
+            schedule: Which of these it is, such as "sd2", where the file was renamed.
             stop_at_first: Reproduce the released code's early end with several relations.
             settings: Further attributes; they override the official ones.
 
         Raises: ValueError if the file is no such checkpoint, or its name is not known.
         """
-        schedule = published_schedule(path)
-        classifier = RelationClassifier.from_published(path)
-        steps = schedule.num_inference_steps
-        own = {
-            "rule": PublishedRule(schedule.step_size, schedule.loss_targets, schedule.max_iterations, stop_at_first),
-            "start": schedule.start_step / steps,
-            "end": schedule.stop_step / steps,
-            "recording": Recording(None, classifier.settings.map_size, schedule.normalise, schedule.text_length),
-        }
+        classifier, own = official(path, schedule or path, stop_at_first)
         return cls.from_classifier(classifier, **{**own, **settings})
 
     def prepare(self, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +143,7 @@ class LearnedSteering:
         return {**call, "prompt": prompt, "steer_relations": [self._known(chosen) for chosen in wanted]}
 
     def conduct(self, pipe: Any, call: Mapping[str, Any], run: Run) -> tuple[Any, SteeringReport | None]:
-        """Make the pipeline call that was asked for, with the trials that `seeds` and `verify` want ahead of it.
+        """Make the pipeline call that was asked for, with the trials that `seeds`, `verify` and `retries` want.
 
         Args:
             pipe: A stock pipeline.
@@ -164,10 +157,11 @@ class LearnedSteering:
         report: SteeringReport | None
         if self.seeds is not None:
             call, numbers, trials = best_seeds(pipe, call, run, self, self.seeds)
+        steer = retrying(run)
         if self.verify is not None:
-            output, report = verified_call(pipe, call, run, replace(self, seeds=None), self.verify)
+            output, report = verified_call(pipe, call, steer, replace(self, seeds=None), self.verify)
         else:
-            output, report = run(call, self)
+            output, report = steer(call, self)
         if report is not None:
             report.seeds, report.trials = numbers, [*trials, *report.trials]
         return output, report
@@ -189,7 +183,7 @@ class LearnedSteering:
             lines += [f"steering: skipped {s.span.text!r}: {s.reason}" for s in skipped]
             if not relations:
                 lines.append("steering: no relation in the prompt, nothing to do")
-        trials = "".join(f", {trial}" for trial in (self.seeds, self.verify) if trial is not None)
+        trials = "".join(f", {trial}" for trial in (self.seeds, self.verify, self.retries) if trial is not None)
         return "\n".join([*lines, f"  {self.rule}, from {self.start:g} to {self.end:g} of the steps{trials}"])
 
     @contextmanager
@@ -223,7 +217,11 @@ class LearnedSteering:
         first = FirstLatents()
         with applied(first.changes(pipe)):
             rows = self._rows_of(pipe, capture, call, first)
+        report.rows = tuple(number for number, row in enumerate(rows) if row.relations)
+        report.per_prompt = len(rows) // len(call["steer_relations"])
         run = SteeredRun(self, pipe, denoiser, rows, report)
+        if isinstance(self.rule, SteeredWatch):
+            self.rule.total = run.total
         window = Window(self.start, self.end)
         steering = LatentSteering(pipe.scheduler, capture, window, run.move, run.total, first.region)
 
@@ -251,6 +249,8 @@ class LearnedSteering:
         found = text_rows_of(pipe, capture, prompts, spans, lambda call: first.find(latents_of(family, call)))
         located, per_prompt = found
         chosen = range(len(located)) if self.rows is None else self.rows
+        if any(row not in range(len(located)) for row in chosen):
+            raise ValueError(f"rows must be pictures of the call, 0 to {len(located) - 1}, got {list(chosen)}")
         return [SteeredRow(wanted[i // per_prompt] if i in chosen else [], tokens) for i, tokens in enumerate(located)]
 
     def noise_level(self, scheduler: Any, timestep: Tensor | float, step_index: int) -> float:

@@ -70,6 +70,11 @@ class MapRecorder:
         return list(torch.cat(ordered, dim=2).unbind(0))
 
     @property
+    def cells(self) -> set[int]:
+        """How many cells the recorded layers' maps had before they were resized."""
+        return {cells for cells, *_ in self._recorded}
+
+    @property
     def channels(self) -> list[tuple[int, int]]:
         """Index of each recorded layer and how many channels it has, in the order of the maps' channels."""
         return [(index, maps.shape[2]) for _, index, maps in sorted(self._recorded, key=lambda entry: entry[:2])]

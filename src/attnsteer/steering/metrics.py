@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 LEAKAGE_LIMIT = 0.03
+_FEWEST = 30  # samples with right and with wrong words, each; fewer tell nothing about a gap this small
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def leakage_report(predictions: Predictions, limit: float = LEAKAGE_LIMIT) -> di
     Returns:
         by_word: "right", "wrong" and "none", each to {accuracy, samples}; gap and gap_error (its standard error);
         follows_word: share of the wrong-word samples that are classified as the prompt says; limit; passed. None
-        stands for figures that the samples do not give.
+        stands for what the samples do not tell; whether the test is passed takes 30 samples of either kind.
     """
     guess = predictions.logits.argmax(dim=1)
     correct = guess == predictions.label
@@ -98,13 +99,9 @@ def leakage_report(predictions: Predictions, limit: float = LEAKAGE_LIMIT) -> di
         "gap_error": error,
         "follows_word": follows,
         "limit": limit,
-        "passed": None if gap is None else abs(gap) <= limit,
+        "passed": None if gap is None or min(int(right.sum()), int(wrong.sum())) < _FEWEST else abs(gap) <= limit,
     }
 
 
 def _accuracy(correct: Tensor) -> dict[str, Any]:
     return {"accuracy": correct.double().mean().item() if len(correct) else None, "samples": len(correct)}
-
-
-def _variance(row: dict[str, Any]) -> float:
-    return float(row["accuracy"] * (1 - row["accuracy"]) / row["samples"])

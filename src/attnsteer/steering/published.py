@@ -6,6 +6,8 @@ Source: Yiflach, Atzmon, Chechik, arXiv:2509.02295, and the checkpoint files rel
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize, MapSource
 from attnsteer.steering.published_checkpoint import read_published as read_published
 from attnsteer.steering.published_schedules import PUBLISHED_SCHEDULES as PUBLISHED_SCHEDULES
@@ -13,12 +15,7 @@ from attnsteer.steering.published_schedules import PublishedSchedule as Publishe
 from attnsteer.steering.published_schedules import assign_by_intervals as assign_by_intervals
 from attnsteer.steering.published_schedules import published_schedule as published_schedule
 
-_CHANNELS = {
-    "black-forest-labs/FLUX.1-schnell": 57 * 24,  # layers x heads
-    "black-forest-labs/FLUX.1-dev": 57 * 24,
-    "stabilityai/stable-diffusion-2-1-base": 195,
-    "CompVis/stable-diffusion-v1-4": 128,
-}
+_POSITIONS = "object_extractor.positional_encoding.pe"
 
 
 def published_classifier(name: str | Path) -> ClassifierSettings:
@@ -29,11 +26,10 @@ def published_classifier(name: str | Path) -> ClassifierSettings:
     """
     schedule = published_schedule(name)
     flux = schedule.pixels_per_cell is not None
-    channels = _CHANNELS[schedule.model_id]
     encoder = EncoderSize(width=256, layers=4 if flux else 2, heads=4 if flux else 2, feedforward=512 if flux else 128)
     return ClassifierSettings(
         relations=("above", "below", "is", "to the left of", "to the right of"),
-        channels=channels,
+        channels=schedule.channels,
         map_size=16,
         extractor=encoder,
         pooling_heads=encoder.heads,
@@ -49,20 +45,26 @@ def published_classifier(name: str | Path) -> ClassifierSettings:
             num_steps=schedule.num_inference_steps,
             orig_map_size=schedule.image_size // schedule.pixels_per_cell if schedule.pixels_per_cell else None,
         ),
+        window=schedule.window,
     )
 
 
-def published_source(settings: ClassifierSettings, name: str | Path) -> ClassifierSettings:
-    """The settings of a published checkpoint with what its schedule says of the maps, which the file does not.
+def read_published_of(path: str | Path, name: str | Path) -> tuple[ClassifierSettings, dict[str, Tensor]]:
+    """As `read_published`, with what the checkpoint's name says of model, maps and steps, which the file does not.
+
+    The files have a position for each of 1368 channels whatever the model; those beyond the model's own are cut off,
+    so that maps of another model are refused.
 
     Args:
-        settings: Of the checkpoint.
-        name: File name of the checkpoint, or the name of its schedule.
+        path: The file.
+        name: Its published name, or the name of its schedule.
 
-    Raises: ValueError if the name is none of the published ones.
+    Raises: ValueError if the name is none of the published ones, or the file no such checkpoint.
     """
     schedule = published_schedule(name)
-    own = settings.source
+    settings, state = read_published(path)
+    own, channels = settings.source, min(settings.channels, schedule.channels)
+    state[_POSITIONS] = state[_POSITIONS][:, :channels]
     source = replace(
         own,
         model_id=own.model_id or schedule.model_id,
@@ -70,4 +72,4 @@ def published_source(settings: ClassifierSettings, name: str | Path) -> Classifi
         text_length=schedule.text_length,
         num_steps=own.num_steps or schedule.num_inference_steps,
     )
-    return replace(settings, source=source)
+    return replace(settings, channels=channels, fewer_channels=False, source=source, window=schedule.window), state

@@ -51,6 +51,8 @@ def _load(path: str | Path) -> dict[str, Any]:
             f"{path} cannot be read safely (torch.load with weights_only=True refuses it). A published checkpoint "
             "holds tensors and plain Python types only: download it again, or save it again without other objects."
         ) from problem
+    except (RuntimeError, EOFError) as problem:
+        raise ValueError(f"{path} is damaged or no file of torch.save ({problem}): download it again") from problem
     wanted = ("model_state_dict", "config")
     if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(key), dict) for key in wanted):
         raise ValueError(

@@ -19,6 +19,7 @@ class PublishedSchedule:
 
     Attributes:
         model_id: Base model on the Hub.
+        channels: Its map channels, layers x heads.
         num_inference_steps: Denoising steps the indices count in.
         guidance_scale: Of the stock pipeline call.
         start_step, stop_step: Steered steps, half-open.
@@ -35,6 +36,7 @@ class PublishedSchedule:
     """
 
     model_id: str
+    channels: int
     num_inference_steps: int
     guidance_scale: float
     stop_step: int
@@ -47,6 +49,11 @@ class PublishedSchedule:
     start_step: int = 0
     max_iterations: int = 16
     loss_targets: tuple[float, ...] = (1e-5, 3e-5, 5e-5, 7e-5)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """The steered steps as fractions: the first half or, of few steps, the first one."""
+        return self.start_step / self.num_inference_steps, self.stop_step / self.num_inference_steps
 
     def loss_target(self, step_index: int) -> float:
         """Cross entropy at which the iterations of a denoising step end."""
@@ -69,6 +76,7 @@ class PublishedSchedule:
 
 _SCHNELL = PublishedSchedule(
     model_id="black-forest-labs/FLUX.1-schnell",
+    channels=57 * 24,
     num_inference_steps=4,
     guidance_scale=0.0,
     stop_step=1,
@@ -81,6 +89,7 @@ _SCHNELL = PublishedSchedule(
 )
 _DEV = PublishedSchedule(
     model_id="black-forest-labs/FLUX.1-dev",
+    channels=57 * 24,
     num_inference_steps=50,
     guidance_scale=3.5,
     stop_step=25,
@@ -93,6 +102,7 @@ _DEV = PublishedSchedule(
 )
 _SD2 = PublishedSchedule(
     model_id="stabilityai/stable-diffusion-2-1-base",
+    channels=195,
     num_inference_steps=50,
     guidance_scale=7.5,
     stop_step=25,
@@ -103,7 +113,7 @@ _SD2 = PublishedSchedule(
     normalise=True,
     text_length=77,
 )
-_SD14 = replace(_SD2, model_id="CompVis/stable-diffusion-v1-4", step_size=7.5)
+_SD14 = replace(_SD2, model_id="CompVis/stable-diffusion-v1-4", channels=128, step_size=7.5)
 
 PUBLISHED_SCHEDULES: Mapping[str, PublishedSchedule] = MappingProxyType(
     {
@@ -126,7 +136,7 @@ def published_schedule(name: str | Path) -> PublishedSchedule:
     stem = Path(name).name.removesuffix(".pth")
     if stem not in PUBLISHED_SCHEDULES:
         known = ", ".join(PUBLISHED_SCHEDULES)
-        raise ValueError(f"no published schedule is called {stem!r}; name the one to use: {known}")
+        raise ValueError(f"no published schedule is called {stem!r}; name the one to use with schedule=...: {known}")
     return PUBLISHED_SCHEDULES[stem]
 
 

@@ -44,12 +44,14 @@ class Recording:
         size: Side to which maps are resized, in cells.
         normalise: Whether each map is divided by its sum.
         text_length: Text tokens that the maps' softmax must run over, padding included; None accepts any number.
+        side: Side that the maps of all layers must have before they are resized, in cells; None accepts any.
     """
 
     layers: tuple[str, ...] | None = None
     size: int = 16
     normalise: bool = False
     text_length: int | None = None
+    side: int | None = None
 
     def pair_maps(
         self,
@@ -66,7 +68,7 @@ class Recording:
             tokens: For each batch row, the text rows of its spans.
             pairs: (batch row, subject, object).
 
-        Raises: ValueError if the text has another length than `text_length`.
+        Raises: ValueError if the text has another length than `text_length`, or the maps another side than `side`.
         """
         return self.observe(denoiser, arguments, tokens, pairs, whole=False).maps
 
@@ -88,6 +90,7 @@ class Recording:
             stop_after=self.layers is not None and not whole,
         ) as recorder:  # fmt: skip
             output = denoiser(**arguments)
+        self._check_side(recorder.cells)
         maps = recorder.maps
         place = {group: index for index, group in enumerate(groups)}
         frames = len(maps[0]) // len(tokens)  # where each frame of a video has text of its own
@@ -96,6 +99,15 @@ class Recording:
             for row, *spans in pairs
         ]
         return Observed(torch.stack(stacked), output if whole else None, recorder.channels)
+
+    def _check_side(self, cells: set[int]) -> None:
+        if self.side is None or cells == {self.side**2}:
+            return
+        factor = self.side / max(cells) ** 0.5
+        raise ValueError(
+            f"the classifier's maps had {self.side}x{self.side} cells, this call's have {max(cells)} in all: give the "
+            f"pipeline the height and width the classifier was trained for ({factor:.3g} times those of this call)"
+        )
 
     def _check_text(self, denoiser: nn.Module, arguments: Mapping[str, Any]) -> None:
         if self.text_length is None:

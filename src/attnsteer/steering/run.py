@@ -63,7 +63,7 @@ class StepReport:
     Attributes:
         step_index: Denoising step, from 0.
         iterations: Forward and backward passes of the denoiser.
-        before: For each steered row, the smallest probability of its relations before the first move.
+        before: For each of the report's rows, the smallest probability of its relations before the first move.
         after: The same at the last evaluation.
     """
 
@@ -77,26 +77,51 @@ class StepReport:
 class SteeringReport:
     """What steering did in one pipeline call.
 
+    Pictures are counted as the pipeline returns them: those of the first prompt, those of the second one, ...
+
     Attributes:
         relations: Of each prompt.
+        rows: The pictures that were steered (in a trial: judged), by number.
+        per_prompt: Pictures of each prompt: row r shows `relations[r // per_prompt]`.
         steps: One entry per steered step.
         trials: Reports of the runs that were made before this one: seeds that were tried, and the plain run that was
             verified. Their steps were judged, not steered.
-        verified: For each row with a relation, how probable its relations were in the plain run that was verified by
+        verified: For each row that was judged, how probable its relations were in the plain run that was verified by
             the objective; empty without verification, or with a judge of the caller's.
-        seeds: For each row, the number of the seed that was chosen (0 is the caller's own); empty without a choice.
+        seeds: For each row that was judged, the number of the seed that was chosen (0 is the caller's own); empty
+            without a choice.
+        attempts: For each row with a relation, the number of the attempt that was kept (0 is the first); empty without
+            retries.
+        scores: For each row with a relation, how probable its relations were in that attempt, or 1 and 0 for what a
+            detector finds right and wrong; empty without retries.
     """
 
     relations: list[list[Relation]]
+    rows: tuple[int, ...] = ()
+    per_prompt: int = 1
     steps: list[StepReport] = field(default_factory=list)
     trials: list[SteeringReport] = field(default_factory=list)
     verified: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
+    attempts: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
 
     @property
     def iterations(self) -> int:
         """Forward and backward passes of the whole call, trials included."""
         return sum(step.iterations for step in self.steps) + sum(trial.iterations for trial in self.trials)
+
+    def __str__(self) -> str:
+        """One line for each steered picture, and one for the work."""
+        lines = []
+        for place, row in enumerate(self.rows if self.steps else ()):
+            named = ", ".join(
+                f"{r.subject.text!r} {r.relation} {r.object.text!r}" for r in self.relations[row // self.per_prompt]
+            )
+            first, last = self.steps[0].before[place], self.steps[-1].after[place]
+            lines.append(f"picture {row}: {named}: probability {first:.3f} before, {last:.3f} after")
+        work = f"{self.iterations} denoiser passes; {len(self.steps)} steered steps, {len(self.trials)} trials"
+        return "\n".join([*lines, work])
 
 
 @dataclass(frozen=True)

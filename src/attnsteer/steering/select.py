@@ -62,7 +62,7 @@ def best_seeds(
         method: Judges the candidates.
         selection: How many, and when.
 
-    Returns: The call, the number of the candidate of each row with a relation, and the reports of the trials.
+    Returns: The call, the number of the candidate of each judged row, and the reports of the trials.
 
     Raises: ValueError if the call brings its own latents.
     """
@@ -85,7 +85,7 @@ def best_seeds(
         if bool((best >= selection.enough).all()):
             break
     numbers = tuple(int(number) for number in chosen)
-    return _chosen(call, candidates, numbers), numbers, reports
+    return _chosen(call, candidates, numbers, reports[0].rows), numbers, reports
 
 
 def with_seed(call: Mapping[str, Any], number: int) -> Arguments:
@@ -109,14 +109,13 @@ def _other(generator: torch.Generator | None, number: int) -> torch.Generator:
     return ahead.manual_seed((int(drawn) + number) % _LAST_SEED)
 
 
-def _chosen(call: Mapping[str, Any], candidates: list[Arguments], numbers: tuple[int, ...]) -> Arguments:
+def _chosen(
+    call: Mapping[str, Any], candidates: list[Arguments], numbers: tuple[int, ...], rows: tuple[int, ...]
+) -> Arguments:
     given = call.get("generator")
     if not isinstance(given, list | tuple):
         return candidates[numbers[0]] if numbers else dict(call)
-    wanted = call["steer_relations"]
-    per_prompt = len(given) // len(wanted)
-    judged = [row for row in range(len(given)) if wanted[row // per_prompt]]
     best = list(given)
-    for row, number in zip(judged, numbers, strict=True):
+    for row, number in zip(rows, numbers, strict=True):
         best[row] = candidates[number]["generator"][row]
     return {**call, "generator": best}

@@ -7,7 +7,6 @@ A shard counts as finished when the manifest lists it and its hash agrees, so a 
 by writing the shards that are not finished. One process writes a folder.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ import torch
 from jaxtyping import Float, Float16, Int64
 from safetensors.torch import save_file
 from torch import Tensor
+
+from attnsteer.jobs.folder import sha256
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -85,18 +86,23 @@ def read_manifest(folder: str | Path) -> Manifest:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it was written by a newer version.
+        ValueError: if it was written by a newer version, or is damaged.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no set of maps: {MANIFEST} is missing; collect maps into it first")
-    data = json.loads(path.read_text("utf-8"))
-    schema = data.pop("schema", None)
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema}, this version reads schema {SCHEMA}; collect the maps again")
-    layers = data["layers"]
-    data["relations"], data["layers"] = tuple(data["relations"]), None if layers is None else tuple(layers)
-    return Manifest(**data)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        schema = data.pop("schema", None)
+        if schema == SCHEMA:
+            layers = data["layers"]
+            data["relations"], data["layers"] = tuple(data["relations"]), None if layers is None else tuple(layers)
+            return Manifest(**data)
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        raise ValueError(
+            f"{path} is damaged ({type(problem).__name__}: {problem}): run the collection again, it keeps its shards"
+        ) from problem
+    raise ValueError(f"{path} has schema {schema}, this version reads schema {SCHEMA}; collect the maps again")
 
 
 class ShardWriter:
@@ -141,14 +147,14 @@ class ShardWriter:
         temporary = self.folder / f".{name}.{os.getpid()}.tmp"
         tensors = {field: getattr(batch, field).contiguous().cpu() for field in FIELDS}
         save_file(tensors, temporary, metadata={"source": json.dumps(batch.source)})
-        digest = _sha256(temporary)
+        digest = sha256(temporary)
         temporary.replace(self.folder / name)
         self._shards[name] = {"sha256": digest, "samples": len(batch)}
         self._write_manifest()
 
     def _verified(self, name: str, row: Mapping[str, Any]) -> bool:
         path = self.folder / name
-        return path.is_file() and _sha256(path) == row["sha256"]
+        return path.is_file() and sha256(path) == row["sha256"]
 
     def _write_manifest(self) -> None:
         text = json.dumps({**self.description, "shards": dict(sorted(self._shards.items()))}, indent=2)
@@ -172,8 +178,3 @@ class ShardWriter:
             values = getattr(batch, name)
             if len(batch) and not bool(((values >= least) & (values < relations)).all()):
                 raise ValueError(f"{name} must be in [{least}, {relations - 1}]")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ _NO_LIMIT = 1_000_000  # tokenizers without a limit report a huge one
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for part of a character
 _SPACES = "▁Ġ \t\n"  # spaces as tokenizers write them; such a token alone may claim the letter behind it
 _LONGEST_CHARACTER = 8  # tokens that may share one character
+_SURE = 8  # letters by which a prompt is recognised
 
 
 def token_indices(
@@ -203,7 +204,8 @@ def _rows_by_decoding(tokenizer: Any, prompt: str, span: Span, ids: list[int]) -
     if shift is not None:
         return sorted({row for index in wanted for row in owners[shift + index]})
     beginning = next((n for n in range(wanted.stop, 0, -1) if large.endswith(small.text[:n])), 0)
-    if beginning >= min(8, max(1, wanted.start)) or small.text[: max(1, wanted.start)][-8:] in large:
+    known = (small.text[:_SURE], small.text[: max(1, wanted.start)][-_SURE:])  # a template may follow the cut prompt
+    if beginning >= min(_SURE, max(1, wanted.start)) or any(len(part) == _SURE and part in large for part in known):
         raise _cut_off(span.text, len(ids))
     raise ValueError(
         f"the ids do not hold the prompt {prompt[:200]!r}: pass those of the same text encoder and prompt"

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ class TrainingRun:
         self.dataset, self.settings, self.output = dataset, settings, output
         # without cpu=True Accelerate ignores torchrun on machines that have no accelerator
         self.accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        if self.accelerator.is_main_process:
+            _check_writable(output)
+            dataset.verify()
         self.train_rows, self.held_rows = split_rows(dataset, settings)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
@@ -237,6 +241,19 @@ class TrainingRun:
         temporary = self.output / f".{CHECKPOINT}.{os.getpid()}.tmp"
         torch.save(state, temporary)
         temporary.replace(self.output / CHECKPOINT)
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder; better now than after the first epoch.
+
+    Raises: ValueError if files cannot be made in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise ValueError(f"cannot write into the folder {folder} ({problem}): choose another output") from problem
 
 
 def _measure_scale(model: RelationClassifier, dataset: MapDataset, rows: list[int], settings: TrainSettings) -> None:

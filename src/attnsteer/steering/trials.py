@@ -54,7 +54,7 @@ class Watch:
 
 def watching(method: LearnedSteering, watch: Watch, at: float) -> LearnedSteering:
     """The method with a watch in place of its rule, at the first step from the fraction `at` of the steps on."""
-    return replace(method, rule=watch, start=at, end=1.0, seeds=None, verify=None)
+    return replace(method, rule=watch, start=at, end=1.0, seeds=None, verify=None, retries=None)
 
 
 def after_steering(method: LearnedSteering) -> float:

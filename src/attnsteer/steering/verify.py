@@ -59,10 +59,12 @@ class Verification:
 
 @dataclass
 class _Plain:
-    """A plain run: its output (None if it was given up), and which rows with a relation are right."""
+    """A plain run: its output (None if it was given up), the rows that were judged, and which of them are right."""
 
     output: Any
+    rows: tuple[int, ...]
     right: list[bool]
+    per_prompt: int
     reports: list[SteeringReport]
     verified: tuple[float, ...] = ()
 
@@ -89,23 +91,24 @@ def verified_call(
     wanted: list[list[Relation]] = call["steer_relations"]
     before = random_states(call)
     plain = (
-        _by_detector(call, run, verification) if verification.detector else _judged(call, run, method, verification)
+        _by_detector(call, run, method, verification)
+        if verification.detector
+        else _judged(call, run, method, verification)
     )
     if all(plain.right) and plain.output is not None:
         return plain.output, SteeringReport(wanted, trials=plain.reports, verified=plain.verified)
     after = random_states(call)
     set_random_states(call, before)
-    per_prompt = len(plain.right) // sum(1 for relations in wanted if relations)
-    judged = [row for row in range(len(wanted) * per_prompt) if wanted[row // per_prompt]]
-    wrong = [row for row, right in zip(judged, plain.right, strict=True) if not right]
-    if plain.output is not None and per_prompt == 1 and _is_cuttable(call):
-        output, report = run(_cut(call, wrong), method, rows=wrong)
+    wrong = [row for row, right in zip(plain.rows, plain.right, strict=True) if not right]
+    if plain.output is not None and plain.per_prompt == 1 and is_cuttable(call):
+        output, report = run(cut(call, wrong), replace(method, rows=None), rows=wrong)
         set_random_states(call, after)
         output = merged(plain.output, output, wrong)
     else:
         output, report = run(dict(call), replace(method, rows=tuple(wrong)))
     report = SteeringReport(wanted) if report is None else report
-    report.relations, report.trials, report.verified = wanted, plain.reports, plain.verified
+    report.rows, report.relations, report.verified = tuple(wrong), wanted, plain.verified
+    report.trials = [*plain.reports, *report.trials]
     return output, report
 
 
@@ -116,31 +119,43 @@ def _judged(call: Mapping[str, Any], run: Run, method: LearnedSteering, verifica
 
     def ends(score: torch.Tensor) -> bool:
         good = score >= verification.probability
-        return not bool(good.all()) if not _is_cuttable(call) else everything and not bool(good.any())
+        return not bool(good.all()) if not is_cuttable(call) else everything and not bool(good.any())
 
     watch = Watch(ends)
     output, report = run(dict(call), watching(method, watch, at))
     score = [] if watch.score is None else watch.score.tolist()
     right = [value >= verification.probability for value in score]
-    return _Plain(output, right, [] if report is None else [report], tuple(score))
+    rows, per_prompt = ((), 1) if report is None else (report.rows, report.per_prompt)
+    return _Plain(output, rows, right, per_prompt, [] if report is None else [report], tuple(score))
 
 
-def _by_detector(call: Mapping[str, Any], run: Run, verification: Verification) -> _Plain:
+def _by_detector(call: Mapping[str, Any], run: Run, method: LearnedSteering, verification: Verification) -> _Plain:
     """A plain run whose pictures the detector judges."""
     wanted = call["steer_relations"]
     output, _ = run(dict(call), None)
     pictures = list(output[0])
     per_prompt = len(pictures) // len(wanted)
     relations = [wanted[row // per_prompt] for row in range(len(pictures))]
-    chosen = [row for row, each in enumerate(relations) if each]
-    verdicts = verification.detector([pictures[r] for r in chosen], [relations[r] for r in chosen])  # type: ignore[misc]
-    right = [bool(verdict) for verdict in verdicts]
-    if len(right) != len(chosen):
-        raise ValueError(f"the detector judged {len(right)} of {len(chosen)} pictures: it must judge each")
-    return _Plain(output, right, [])
+    allowed = range(len(pictures)) if method.rows is None else method.rows
+    chosen = tuple(row for row, each in enumerate(relations) if each and row in allowed)
+    detector: Detector = verification.detector  # type: ignore[assignment]
+    verdicts = [[pictures[row] for row in chosen], [relations[row] for row in chosen]]
+    right = verdicts_of(detector, *verdicts) if chosen else []
+    return _Plain(output, chosen, right, per_prompt, [])
 
 
-def _is_cuttable(call: Mapping[str, Any]) -> bool:
+def verdicts_of(detector: Detector, pictures: Sequence[Any], relations: Sequence[Sequence[Relation]]) -> list[bool]:
+    """What a detector says of each picture.
+
+    Raises: ValueError if it does not judge every picture.
+    """
+    right = [bool(verdict) for verdict in detector(pictures, relations)]
+    if len(right) != len(pictures):
+        raise ValueError(f"the detector judged {len(right)} of {len(pictures)} pictures: it must judge each")
+    return right
+
+
+def is_cuttable(call: Mapping[str, Any]) -> bool:
     """Whether it is known of every keyword which part of it belongs to which prompt."""
     prompts = call["prompt"]
     if isinstance(prompts, str) or isinstance(call.get("generator"), torch.Generator):
@@ -151,12 +166,13 @@ def _is_cuttable(call: Mapping[str, Any]) -> bool:
     return not any(isinstance(value, list | tuple | dict) or hasattr(value, "shape") for value in others)
 
 
-def _cut(call: Mapping[str, Any], rows: Sequence[int]) -> Arguments:
-    cut = dict(call)
+def cut(call: Mapping[str, Any], rows: Sequence[int]) -> Arguments:
+    """The keywords of a call for some of its prompts; see `is_cuttable`."""
+    part = dict(call)
     for name in _PER_PROMPT:
-        if isinstance(cut.get(name), list | tuple):
-            cut[name] = [cut[name][row] for row in rows]
-    return cut
+        if isinstance(part.get(name), list | tuple):
+            part[name] = [part[name][row] for row in rows]
+    return part
 
 
 def merged(whole: Any, part: Any, rows: Sequence[int], taken: Sequence[int] | None = None) -> Any:

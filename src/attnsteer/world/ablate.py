@@ -22,13 +22,12 @@ from attnsteer.evaluate.suites import find_suite
 from attnsteer.jobs import Job, Record, run_job
 from attnsteer.world.ablation_table import table
 from attnsteer.world.calls import call_keywords, denoiser_of
+from attnsteer.world.chains import KINDS, SUITE, chains
 from attnsteer.world.features import RandomFeatures
 from attnsteer.world.measure import load_pipeline
 from attnsteer.world.models import WEIGHTS, embedded_models, steering_folder
 from attnsteer.world.variants import VARIANTS
 
-SUITE = "shapes-chains"
-KINDS = ("2 objects, 1 relation", "3 objects, 2 relations", "4 objects, 3 relations")
 FIRST_SEED = 7_000_000
 SEED_STEP = 1_000_000_007
 OWN = "the model's own"
@@ -67,11 +66,10 @@ class Ablation:
 
     def jobs(self) -> dict[str, Job]:
         """One resumable job per variant; an item is a batch of prompts of one kind."""
-        tasks = find_suite(SUITE).own(self.count, 11)  # type: ignore[misc]
         items = []
-        for kind in KINDS:
-            prompts = [asdict(task) for task in tasks if task.kind == kind]
-            for first in range(0, self.count, self.batch):
+        for kind, tasks in chains(self.count).items():
+            prompts = [asdict(task) for task in tasks]
+            for first in range(0, len(prompts), self.batch):
                 chunk = prompts[first : first + self.batch]
                 items.append({"kind": kind, "first": first, "tasks": chunk, "id": f"{kind[0]}-{first:05d}"})
         settings = {name: value for name, value in asdict(self).items() if name not in ("variants", "count")}

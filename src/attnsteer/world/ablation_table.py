@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import torch
 from torch import Tensor
 
 from attnsteer.evaluate.statistics import wilson
 from attnsteer.jobs import read_records
+from attnsteer.world.chains import chains, rendered_features
 from attnsteer.world.distances import RelativeDistances
-from attnsteer.world.features import RandomFeatures
-from attnsteer.world.render import render
-from attnsteer.world.scene import random_scene
 from attnsteer.world.variants import VARIANTS
 
 
@@ -69,8 +66,7 @@ def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:
     """
     results = {name: read_results(folder, kinds) for name, folder in folders.items()}
     plain = results["plain"]
-    reference = {kind: chain_reference(kind, len(rows)) for kind, rows in plain.features.items()}
-    distances = RelativeDistances(plain.features, reference)
+    distances = distances_from(plain)
     heads = [f"{kind:>20}" for kind in ("1 relation", "2 relations", "3 relations")[: len(kinds)]]
     lines = [f"{'':40}{''.join(heads)}{'all objects':>20}{'distance':>20}{'time':>7}{'work':>7}"]
     for name, found in results.items():
@@ -90,11 +86,11 @@ def _share(values: Sequence[bool]) -> str:
     return f"{100 * sum(values) / len(values):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def chain_reference(kind: str, count: int) -> Tensor:
-    """Features of rendered scenes with as many objects as the prompts of a kind name."""
-    random = Random(f"ablation-{kind}")
-    scenes = [random_scene(random, int(kind[0])) for _ in range(count)]
-    return RandomFeatures().of_pixels(render(scenes, RandomFeatures().side))
+def distances_from(plain: Results) -> RelativeDistances:
+    """Frechet distances to rendered scenes of the same prompts, relative to those of the unsteered pictures."""
+    counts = {kind: len(rows) for kind, rows in plain.features.items()}
+    tasks = {kind: own[: counts[kind]] for kind, own in chains(max(counts.values())).items() if kind in counts}
+    return RelativeDistances(plain.features, rendered_features(tasks))
 
 
 def _distance(found: Results, distances: RelativeDistances) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from attnsteer.world.blocks import SCALE
 from attnsteer.world.captions import WRONG
+from attnsteer.world.clips import FLICKERING, FRAMES, SIDE, STILL, TWO_OBJECTS
+from attnsteer.world.models import VIDEO_MODEL
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, SHAPES
+from attnsteer.world.text import MAX_TOKENS
 
 _HEAD: Final = """---
 license: apache-2.0
 library_name: diffusers
-pipeline_tag: text-to-image
+pipeline_tag: {task}
 ---
 """
 _MEASURED: Final = """
-**Measured** by `python -m attnsteer.world.measure` with prompts and seeds that were used neither for training nor
-for choosing a setting (Wilson 95 % intervals). {chosen}Times are from a busy machine.
+**Measured** by `python -m attnsteer.world.{command}` with prompts and seeds that were used neither for training nor
+for choosing a setting (Wilson 95 % intervals{means}). {chosen}
 
-| figure | share | interval | count |
+| figure | {value} | interval | count |
 |---|---|---|---|
 """
 _UNETS_CHOSEN: Final = """The guidance scale was chosen on an earlier model, NAG's scale of 7,
@@ -37,12 +41,16 @@ class ModelCard:
         defaults: By the names of `attnsteer.compare.Request`; "extra" holds further keywords of the pipeline's call,
             such as {"max_sequence_length": 32} or {"true_cfg_scale": 2.0}.
         chosen: How the settings were chosen, whole sentences with a space behind them.
+        task: The Hub's name for what the model does.
+        command: The module of `attnsteer.world` that measures it.
     """
 
     description: str
     about: str
     defaults: Mapping[str, Any]
     chosen: str = ""
+    task: str = "text-to-image"
+    command: str = "measure"
 
 
 CARDS: Final = {
@@ -98,13 +106,107 @@ one DDIM step (progressive distillation, arXiv:2202.00512, with all halvings in 
         {"steps": 4, "guidance_scale": 1.0, "width": 32, "height": 32, "nag_scale": 7.0},
         _UNETS_CHOSEN,
     ),
-}
+    "shapes-mmdit": ModelCard(
+        "Coloured shapes at 32 x 32 pixels: double- and single-stream blocks, flow matching, for FluxPipeline",
+        f"""# shapes-mmdit
+
+A text-to-image model of the same world as `shapes-unet`, built as FLUX is: a FluxTransformer2DModel with two
+double-stream and five single-stream blocks, rotary positions, a pooled and a sequence text encoder, and flow matching.
+It loads without attnsteer:
+
+```python
+from diffusers import FluxPipeline
+
+pipe = FluxPipeline.from_pretrained(folder)
+image = pipe(
+    "a red circle above a blue square",
+    negative_prompt="",
+    true_cfg_scale=1.5,
+    num_inference_steps=20,
+    height=32,
+    width=32,
+    max_sequence_length=32,
+).images[0]
+```
+
+**Data.** Drawn on the fly by `attnsteer.world.render`, captioned by `attnsteer.world.captions`. Captions name colours
+and shapes truly. Relation words between two objects are drawn without a look at the picture, and made wrong on
+purpose in {WRONG:.0%} of the cases, so the model knows objects but not relations: the weakness that steering repairs.
+
+**Training.** From random weights with `python -m attnsteer.world.train mmdit --optimizer muon` (Muon for the matrices,
+AdamW for the rest): 2,400 iterations at 16 pixels, then 2,600 at 32 pixels with `--start`; 95 minutes of a busy CPU
+core together. Seeds, settings and losses are in `training/log-1.jsonl` and `log-2.jsonl`. The autoencoder is set by hand to
+pass pixels through.
+""",
+        {
+            "steps": 20, "width": 32, "height": 32, "nag_scale": 5.0,
+            "extra": {"max_sequence_length": MAX_TOKENS, "true_cfg_scale": 1.5, "negative_prompt": ""},
+        },
+        "The guidance scale and the steps were chosen on other prompts and seeds. ",
+    ),
+    VIDEO_MODEL: ModelCard(
+        "Short clips of coloured shapes that move, stand still or flicker: a Wan transformer, for WanPipeline",
+        f"""# shapes-video
+
+A text-to-video model of one or two shapes ({", ".join(SHAPES)}) in the colours {", ".join(COLOURS)}, some of them
+{" or ".join(ATTRIBUTES)}, that move left, right, up or down, stand still, or flicker. A clip has {FRAMES} frames of
+{SIDE} x {SIDE} pixels, each shown as a block of {SCALE} x {SCALE}. It loads without attnsteer:
+
+```python
+from diffusers import WanPipeline
+
+pipe = WanPipeline.from_pretrained(folder)
+video = pipe(
+    "a red circle moving left",
+    height=96,
+    width=96,
+    num_frames=9,
+    num_inference_steps=12,
+    guidance_scale=2.0,
+    max_sequence_length=32,
+).frames[0]
+```
+
+Without these sizes the pipeline takes Wan's own, which are far larger than anything the model has seen.
+
+**Data.** Drawn on the fly by `attnsteer.world.clips`, captioned by `attnsteer.world.clip_captions`. {STILL:.0%} of the
+objects stand still, {FLICKERING:.0%} flicker, {TWO_OBJECTS:.0%} of the clips show two. Captions are true; what they
+leave out (colour, motion, flicker, an attribute) is left to chance, so that a negative prompt has something to
+suppress. They name no relations.
+
+**Training.** From random weights with `python -m attnsteer.world.train video`; seed, settings and losses are in
+`training/log-1.jsonl`. The autoencoder is set by hand to pack four frames into one latent frame without loss. The
+transformer predicts the clip behind the noise, which the UniPC scheduler takes as it is.
+""",
+        {
+            "steps": 12, "guidance_scale": 2.0, "width": SCALE * SIDE, "height": SCALE * SIDE, "frames": FRAMES,
+            "nag_scale": 5.0, "extra": {"max_sequence_length": MAX_TOKENS},
+        },
+        "\nA trait shows if it is seen in any object of a clip. Consistency is the share of frames in which an object"
+        " is there and\nlooks as it does in most, as the mean over the objects of a clip. ",
+        "text-to-video",
+        "clip_measure",
+    ),
+}  # fmt: skip
 
 
-def card_text(name: str, rows: str) -> str:
-    """The Markdown of a model's card with the table rows of its figures.
+def card_text(name: str, rows: Sequence[str], remarks: Sequence[str] = (), *, means: bool = False) -> str:
+    """The Markdown of a model's card.
+
+    Args:
+        name: Of the model.
+        rows: Of the table of figures; without any, the card says that nothing was measured yet.
+        remarks: What its costs are, a line each.
+        means: Whether there are means among the figures.
 
     Raises: KeyError for a model without a card.
     """
     card = CARDS[name]
-    return f"{_HEAD}{card.about}{_MEASURED.format(chosen=card.chosen)}{rows}\n"
+    about = f"{_HEAD.format(task=card.task)}{card.about}"
+    if not rows:
+        return f"{about}\nNot measured yet.\n"
+    measured = _MEASURED.format(
+        command=card.command, chosen=f"{card.chosen}{'Times are from a busy machine.' if remarks else ''}".rstrip(),
+        means=", of means bootstrap" if means else "", value="value" if means else "share",
+    )  # fmt: skip
+    return "\n".join([f"{about}{measured}" + rows[0], *rows[1:], *(f"\n{line}" for line in remarks)]) + "\n"

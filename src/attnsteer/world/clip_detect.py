@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attnsteer.world.blocks import without_blocks
+from attnsteer.world.clip_captions import FLICKER_WORD, MOVING_WORD, STILL_WORD
 from attnsteer.world.clips import DIRECTIONS
 from attnsteer.world.detect import Detection, colour_regions, detect
 from attnsteer.world.scene import COLOURS
@@ -60,6 +61,19 @@ class Track:
         """Whether it comes and goes."""
         return self.flicker > LEAST_FLICKER
 
+    @property
+    def traits(self) -> set[str]:
+        """What can be said of it, in the captions' words: "red", "outline", "flickering", "static", "moving left", ...
+
+        The attribute of an unrecognised shape is a guess and is left out.
+        """
+        found = {self.colour}
+        if self.recognised and self.attribute:
+            found.add(self.attribute)
+        if self.flickering:
+            found.add(FLICKER_WORD)
+        return found | ({MOVING_WORD, f"{MOVING_WORD} {self.direction}"} if self.direction else {STILL_WORD})
+
 
 def detect_clips(clips: Float[Tensor, "clips frames 3 size size"]) -> list[list[Track]]:
     """The objects of each clip (values in [0, 1], `size` from 16 pixels on), the most present ones first.
@@ -75,6 +89,11 @@ def detect_clips(clips: Float[Tensor, "clips frames 3 size size"]) -> list[list[
     found = detect(pictures)
     areas = colour_regions(pictures.float())[0].mean((2, 3)).unflatten(0, (count, frames))
     return [_tracks(found[row * frames : (row + 1) * frames], areas[row]) for row in range(count)]
+
+
+def shows(tracks: Sequence[Track], unwanted: str) -> bool:
+    """Whether an object of a clip has a trait, such as "red", "blurry", "flickering", "moving" or "moving left"."""
+    return any(unwanted in track.traits for track in tracks)
 
 
 def consistency(tracks: Sequence[Track]) -> float:

@@ -1,7 +1,8 @@
 """What the embedded video model can do, with and without guidance: `python -m attnsteer.world.clip_measure`.
 
-Prompts and seeds are drawn from ranges of their own, never used for training. Every share comes with its
-Wilson 95 % interval. Whole clips are judged by the exact clip detector.
+Prompts and seeds are drawn from ranges of their own, never used for training. Every share comes with its Wilson 95 %
+interval, every mean with its bootstrap interval. Whole clips are judged by the exact clip detector. Settings that are
+not given are those of the model's card.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,14 +20,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attnsteer.evaluate.statistics import Share
+from attnsteer.compare.models import find_model, loading_bars
+from attnsteer.evaluate.statistics import Estimate, Share, mean_of
 from attnsteer.world.blocks import SCALE
+from attnsteer.world.calls import call_keywords
+from attnsteer.world.cards import CARDS
 from attnsteer.world.clip_captions import FLICKER_WORD, MOVING_WORD, STILL_WORD, clip_phrase
-from attnsteer.world.clip_detect import Track, consistency, detect_clips
-from attnsteer.world.clips import FRAMES, Actor, random_clip
-from attnsteer.world.models import embedded_models, model_folder
+from attnsteer.world.clip_detect import Track, consistency, detect_clips, shows
+from attnsteer.world.clips import FRAMES, SIDE, Actor, random_clip
+from attnsteer.world.models import VIDEO_MODEL
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, SHAPES
-from attnsteer.world.text import MAX_TOKENS
 from attnsteer.world.video_autoencoder import unpack_frames
 
 FIRST_SEED = 9_000_000
@@ -48,16 +51,38 @@ class Sampling:
 
     steps: int = 12
     guidance_scale: float = 1.0
-    size: int = 24
+    size: int = SIDE
     frames: int = FRAMES
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over clips.
+
+    Attributes:
+        name: What is averaged.
+        values: One for each clip.
+    """
+
+    name: str
+    values: Sequence[float]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its bootstrap interval at 95 %."""
+        return mean_of(self.values)
+
+    def __str__(self) -> str:
+        found = self.estimate
+        return f"{self.name:58s} {found.value:6.3f}  [{found.low:.3f}, {found.high:.3f}]  {found.of}"
 
 
 def load_video_pipeline(model: str | Path) -> Any:
     """A stock WanPipeline from an embedded model's name or from a folder, without progress bars."""
     from diffusers import WanPipeline
 
-    folder = model_folder(str(model)) if str(model) in embedded_models() else Path(model)
-    pipe = WanPipeline.from_pretrained(folder)
+    with loading_bars(False):
+        pipe = WanPipeline.from_pretrained(find_model(str(model)).location)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -73,17 +98,13 @@ def draw_clips(
 
     `negative_prompt` is CFG's, the same for all; `generate` is a WanPipeline or a guided one.
     """
-    made = []
+    made, side = [], SCALE * sampling.size
     for first in range(0, len(prompts), BATCH):
         chunk = list(prompts[first : first + BATCH])
-        if negative_prompt is not None:  # stock pipelines want a list beside a list
-            keywords["negative_prompt"] = [negative_prompt] * len(chunk)
-        side = SCALE * sampling.size
-        latents = generate(
-            chunk, num_inference_steps=sampling.steps, guidance_scale=sampling.guidance_scale, height=side, width=side,
-            num_frames=sampling.frames, max_sequence_length=MAX_TOKENS, output_type="latent",
-            generator=[torch.Generator().manual_seed(FIRST_SEED + first + i) for i in range(len(chunk))], **keywords,
-        ).frames  # fmt: skip
+        call = call_keywords(generate, len(chunk), sampling.steps, sampling.guidance_scale, negative_prompt)
+        call |= {"height": side, "width": side, "num_frames": sampling.frames, **keywords}
+        generators = [torch.Generator().manual_seed(FIRST_SEED + first + i) for i in range(len(chunk))]
+        latents = generate(chunk, generator=generators, output_type="latent", **call).frames
         made.append((unpack_frames(latents) / 2 + 0.5).clamp(0, 1))
     return torch.cat(made)
 
@@ -91,23 +112,6 @@ def draw_clips(
 def matches(track: Track, actor: Actor) -> bool:
     """Whether a track has the colour and shape of an actor."""
     return track.recognised and (track.colour, track.shape) == (actor.shape.colour, actor.shape.shape)
-
-
-def shows(tracks: Sequence[Track], unwanted: str) -> bool:
-    """Whether an object of a clip has a colour, an attribute or a behaviour, such as "red", "moving" or "moving left".
-
-    The attribute of an unrecognised shape is a guess and does not count.
-    """
-    return any(unwanted in _traits(track) for track in tracks)
-
-
-def _traits(track: Track) -> set[str]:
-    traits = {track.colour}
-    if track.recognised and track.attribute:
-        traits.add(track.attribute)
-    if track.flickering:
-        traits.add(FLICKER_WORD)
-    return traits | ({MOVING_WORD, f"{MOVING_WORD} {track.direction}"} if track.direction else {STILL_WORD})
 
 
 def base_clip_figures(pipe: Any, count: int, sampling: Sampling) -> list[Share]:
@@ -144,19 +148,20 @@ def base_clip_figures(pipe: Any, count: int, sampling: Sampling) -> list[Share]:
 
 def negative_clip_figures(
     pipe: Any, count: int, sampling: Sampling, nag: Any, cfg_scale: float, unwanted: Sequence[str] = UNWANTED
-) -> list[Share | str]:
+) -> list[Share | Mean]:
     """How often an unwanted trait shows in a clip without guidance, with CFG's negative prompt, and with NAG's.
 
-    NAG runs without CFG; `cfg_scale` is that of the CFG runs. After each method's shares stands its consistency.
+    NAG runs without CFG; `cfg_scale` is that of the CFG runs. At the end stands each method's consistency, the mean
+    over all its clips.
     """
     from attnsteer.pipeline.guided import guide
 
     guided = guide(pipe, nag)
     prompts = [f"a {SHAPES[i % len(SHAPES)]}" for i in range(count)]
-    alone = Sampling(sampling.steps, 1.0, sampling.size, sampling.frames)
-    with_cfg = Sampling(sampling.steps, cfg_scale, sampling.size, sampling.frames)
+    alone, with_cfg = replace(sampling, guidance_scale=1.0), replace(sampling, guidance_scale=cfg_scale)
     plain = detect_clips(draw_clips(pipe, prompts, alone))
-    lines: list[Share | str] = []
+    lines: list[Share | Mean] = []
+    steady: dict[str, list[float]] = {"unguided": [consistency(tracks) for tracks in plain], "CFG": [], "NAG": []}
     for trait in unwanted:
         runs = {
             "unguided": plain,
@@ -165,42 +170,66 @@ def negative_clip_figures(
         }
         for name, found in runs.items():
             kept = [any(t.recognised and t.shape in p for t in ts) for p, ts in zip(prompts, found, strict=True)]
-            steady = sum(map(consistency, found)) / count
             lines += [
                 Share(f"{name}: {trait} shows", sum(shows(tracks, trait) for tracks in found), count),
                 Share(f"{name}: object kept ({trait})", sum(kept), count),
-                f"{name}: consistency {steady:.3f} ({trait})",
             ]
-    return lines
+            if found is not plain:
+                steady[name] += [consistency(tracks) for tracks in found]
+    return [*lines, *(Mean(f"{name}: consistency", values) for name, values in steady.items())]
 
 
-def main() -> None:
+def row_of(line: Share | Mean) -> dict[str, Any]:
+    """A figure as `attnsteer.world.publish` takes it, plain JSON types."""
+    if isinstance(line, Share):
+        return {**asdict(line), "interval": line.interval}
+    found = line.estimate
+    return {"name": line.name, "value": found.value, "of": found.of, "interval": [found.low, found.high]}
+
+
+def advice(model: str) -> Mapping[str, Any]:
+    """The settings of a model's card, or those of the embedded video model where the folder has none yet."""
+    return find_model(model).defaults or CARDS[VIDEO_MODEL].defaults
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     from attnsteer.negative.nag import NAG
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="shapes-video", help="embedded model or diffusers folder")
-    parser.add_argument("--count", type=int, default=96, help="clips per figure")
-    parser.add_argument("--steps", type=int, default=Sampling.steps)
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the base figures")
-    parser.add_argument("--cfg-scale", type=float, default=2.0, help="of CFG's negative prompt")
-    parser.add_argument("--nag-scale", type=float, default=5.0)
-    parser.add_argument("--size", type=int, default=Sampling.size, help="side of the clips in latent pixels")
-    parser.add_argument("--unwanted", nargs="+", default=list(UNWANTED), help="negative prompts")
-    parser.add_argument("--parts", nargs="+", choices=("base", "negative"), default=["base", "negative"])
-    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
-    given = parser.parse_args()
-    pipe, sampling = load_video_pipeline(given.model), Sampling(given.steps, given.guidance_scale, given.size)
-    lines: list[Share | str] = []
+    given = _parser().parse_args(arguments)
+    advised = advice(given.model)
+    scale, nag_scale = advised["guidance_scale"], advised["nag_scale"]
+    sampling = Sampling(
+        given.steps or int(advised["steps"]), scale if given.guidance_scale is None else given.guidance_scale,
+        given.size, given.frames,
+    )  # fmt: skip
+    pipe = load_video_pipeline(given.model)
+    lines: list[Share | Mean] = []
     if "base" in given.parts:
         lines += base_clip_figures(pipe, given.count, sampling)
     if "negative" in given.parts:
-        nag = NAG(scale=given.nag_scale)
-        lines += negative_clip_figures(pipe, given.count, sampling, nag, given.cfg_scale, given.unwanted)
+        nag = NAG(scale=nag_scale if given.nag_scale is None else given.nag_scale)
+        cfg_scale = scale if given.cfg_scale is None else given.cfg_scale
+        lines += negative_clip_figures(pipe, given.count, sampling, nag, cfg_scale, given.unwanted)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     if given.output:
-        rows = [line if isinstance(line, str) else {**asdict(line), "interval": line.interval} for line in lines]
-        given.output.write_text(json.dumps(rows, indent=2) + "\n")
+        given.output.write_text(json.dumps([row_of(line) for line in lines], indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=VIDEO_MODEL, help="embedded model or diffusers folder")
+    parser.add_argument("--count", type=int, default=48, help="clips per figure")
+    parser.add_argument("--steps", type=int, help="default: as the model's card advises")
+    parser.add_argument("--guidance-scale", type=float, help="of the base figures; likewise")
+    parser.add_argument("--cfg-scale", type=float, help="of CFG's negative prompt; likewise")
+    parser.add_argument("--nag-scale", type=float, help="likewise")
+    parser.add_argument("--size", type=int, default=Sampling.size, help="side of the clips in latent pixels")
+    parser.add_argument("--frames", type=int, default=Sampling.frames, help="of each clip, 1 + 4 k")
+    parser.add_argument("--unwanted", nargs="+", default=list(UNWANTED), help="negative prompts")
+    parser.add_argument("--parts", nargs="+", choices=("base", "negative"), default=["base", "negative"])
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    return parser
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from attnsteer.world.scene import ATTRIBUTE_SHARES, ATTRIBUTES, COLOURS, RADIUS_
 
 FRAMES = 9
 """Length of the training clips."""
+SIDE = 24
+"""Their width and height in pixels."""
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Unit vectors of the motions; x grows to the right, y downwards."""
 SPEED_RANGE = (0.03, 0.05)

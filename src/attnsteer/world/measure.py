@@ -21,7 +21,7 @@ from torch import Tensor
 
 from attnsteer.compare.models import find_model, loading_bars
 from attnsteer.evaluate.statistics import Share
-from attnsteer.world.calls import call_keywords
+from attnsteer.world.calls import call_keywords, draws_clips
 from attnsteer.world.captions import phrase
 from attnsteer.world.detect import Detection, detect
 from attnsteer.world.models import embedded_models, model_folder
@@ -71,12 +71,17 @@ class Generation:
 
 
 def load_pipeline(model: str | Path) -> Any:
-    """The stock pipeline of an embedded model, by its name or folder, without progress bars."""
+    """The stock pipeline of an embedded model of pictures, by its name or folder, without progress bars.
+
+    Raises: ValueError if it draws clips, which nothing here can judge.
+    """
     from diffusers import DiffusionPipeline
 
     folder = model_folder(str(model)) if str(model) in embedded_models() else Path(model)
     with loading_bars(False):
         pipe = DiffusionPipeline.from_pretrained(folder)
+    if draws_clips(pipe):
+        raise ValueError(f"{model} draws clips, this is for pictures; clips: python -m attnsteer.world.clip_measure")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -239,7 +244,10 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     given = parser.parse_args()
-    model = Generation.of(given.model)
+    try:
+        model = Generation.of(given.model)
+    except ValueError as error:
+        parser.error(str(error))
     pipe, steps = model.pipe, given.steps or model.steps
     scale = model.guidance_scale if given.guidance_scale is None else given.guidance_scale
     lines: list[Any] = []

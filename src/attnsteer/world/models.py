@@ -1,4 +1,4 @@
-"""The embedded text-to-image models: where they lie in the package."""
+"""The embedded models: where they lie in the package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "shapes-unet"
 FEW_STEP_MODEL = "shapes-unet-4"
+VIDEO_MODEL = "shapes-video"
 
 
 def embedded_models() -> list[str]:

@@ -1,8 +1,9 @@
 """Put a trained model into the package: `python -m attnsteer.world.publish --run RUN --name shapes-unet`.
 
-Copies the diffusers folder of a training run, and its log. With `--figures FILE` (written by
-`python -m attnsteer.world.measure --output FILE`) it writes the model card and `attnsteer.json`, which
-`attnsteer models` shows and `attnsteer generate` takes its defaults from.
+Copies the diffusers folder of a training run, and its log. With `--figures FILE` it writes the model card and
+`attnsteer.json`, which `attnsteer models` shows and `attnsteer generate` takes its defaults from. The file comes from
+`python -m attnsteer.world.measure --output FILE`, for models of clips from `attnsteer.world.clip_measure`. A new model
+gets a card without figures when none are given. `--into FOLDER` tries all that outside the package.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,24 @@ from attnsteer.world.models import WEIGHTS
 MOST_BYTES = 8_000_000
 
 
-def publish(run: Path, name: str, earlier: Sequence[Path] = ()) -> Path:
-    """Copy a run's model and log into the package, keeping a classifier that is already there.
+def publish(run: Path, name: str, earlier: Sequence[Path] = (), into: Path | None = None) -> Path:
+    """Copy a run's model and log into the package, keeping a classifier and a card that are already there.
 
-    `earlier` are the logs of the stages that the run started from, in their order.
+    Args:
+        run: Folder of a training run.
+        name: Of the model.
+        earlier: Logs of the stages that the run started from, in their order.
+        into: Parent folder of the model; None is the package's.
 
-    Raises: ValueError if the model is larger than 8 MB.
+    Raises: FileNotFoundError if the run holds no model; ValueError if it is larger than 8 MB.
     """
+    if not (run / "model" / "model_index.json").is_file():
+        raise FileNotFoundError(f"{run / 'model'} is no diffusers folder; --run takes the folder of a training run")
+    parent = into or WEIGHTS
     size = sum(file.stat().st_size for file in (run / "model").rglob("*.safetensors"))
     if size > MOST_BYTES:
         raise ValueError(f"the weights take {size} bytes, more than {MOST_BYTES}: choose fewer channels")
-    target, fresh = WEIGHTS / name, WEIGHTS / f".{name}.tmp"
+    target, fresh = parent / name, parent / f".{name}.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(run / "model", fresh)
     (fresh / "training").mkdir()
@@ -47,35 +55,49 @@ def publish(run: Path, name: str, earlier: Sequence[Path] = ()) -> Path:
 
 
 def write_card(folder: Path, figures: list[Any], name: str) -> None:
-    """Write README.md and attnsteer.json of the model `name` from the rows that the measuring command wrote."""
-    shares = [row for row in figures if isinstance(row, dict)]
+    """Write README.md and attnsteer.json of the model `name`.
+
+    Args:
+        folder: The model's.
+        figures: Rows that the measuring command wrote: shares, means, and costs in words. There may be none.
+        name: In `CARDS`.
+    """
+    rows = [row for row in figures if isinstance(row, dict) and row["of"]]
     remarks = [row for row in figures if isinstance(row, str)]
-    values = {row["name"]: f"{row['right'] / row['of']:.1%}" for row in shares if row["of"]}
+    values = {row["name"]: _shown(row)[0] for row in rows}
     if remarks:
         values["cost"] = "; ".join(remarks)
     card = {"description": CARDS[name].description, "defaults": dict(CARDS[name].defaults), "figures": values}
     (folder / "attnsteer.json").write_text(json.dumps(card, indent=2) + "\n")
-    rows = [
-        f"| {row['name']} | {row['right'] / row['of']:.1%} | {row['interval'][0]:.1%} to {row['interval'][1]:.1%} "
-        f"| {row['right']} of {row['of']} |"
-        for row in shares
-        if row["of"]
-    ]
-    (folder / "README.md").write_text(card_text(name, "\n".join([*rows, *(f"\n{line}" for line in remarks)])))
+    means = any("right" not in row for row in rows)
+    table = [f"| {row['name']} | {' | '.join(_shown(row))} |" for row in rows]
+    (folder / "README.md").write_text(card_text(name, table, remarks, means=means))
 
 
-def main() -> None:
+def _shown(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Value, interval and count of a share or a mean."""
+    low, high = row["interval"]
+    if "right" in row:
+        return f"{row['right'] / row['of']:.1%}", f"{low:.1%} to {high:.1%}", f"{row['right']} of {row['of']}"
+    return f"{row['value']:.3f}", f"{low:.3f} to {high:.3f}", str(row["of"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of a training run")
     parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="logs of the stages before")
     parser.add_argument("--name", choices=CARDS, default="shapes-unet")
-    parser.add_argument("--figures", type=Path, nargs="*", default=(), help="JSON written by attnsteer.world.measure")
-    given = parser.parse_args()
-    folder = publish(given.run, given.name, given.earlier) if given.run else WEIGHTS / given.name
-    if given.figures:
-        figures = [row for path in given.figures for row in json.loads(path.read_text())]
-        write_card(folder, figures, given.name)
+    parser.add_argument("--figures", type=Path, nargs="*", default=(), help="JSON files of the measuring command")
+    parser.add_argument("--into", type=Path, help="parent folder instead of the package's")
+    given = parser.parse_args(arguments)
+    folder = (given.into or WEIGHTS) / given.name
+    if given.run:
+        publish(given.run, given.name, given.earlier, given.into)
+    elif not folder.is_dir():
+        parser.error(f"there is no {folder}; pass --run with the folder of its training run")
+    if given.figures or not (folder / "attnsteer.json").is_file():
+        write_card(folder, [row for path in given.figures for row in json.loads(path.read_text())], given.name)
     sys.stdout.write(f"{folder}\n")
 
 

@@ -12,6 +12,7 @@ from attnsteer.steering.descent import LeanRule, PublishedRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.objectives import CentroidObjective
 from attnsteer.steering.presence import PresenceObjective
+from attnsteer.steering.retry import Retries
 from attnsteer.steering.select import SeedSelection
 from attnsteer.steering.verify import Verification
 
@@ -53,6 +54,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "two-seeds": Variant("with a choice of 2 seeds", lambda method: replace(method, seeds=SeedSelection(2))),
         "seeds": Variant("with a choice of 4 seeds", lambda method: replace(method, seeds=SeedSelection(4))),
         "verify": Variant("verified first (classifier)", lambda method: replace(method, verify=Verification())),
+        "retries": Variant("up to 3 attempts, by the classifier", lambda one: replace(one, retries=Retries(3))),
         "published": Variant("published rule (factor 5, 16 iterations)",
                              lambda method: replace(method, rule=PublishedRule(step_size=5.0))),
         "centroid": Variant("centroid loss", lambda method: replace(method, objective=CentroidObjective())),

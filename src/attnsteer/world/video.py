@@ -35,7 +35,7 @@ class VideoSize:
     `picture` is the side in latent pixels; the autoencoder shows each as a block of 4 x 4 video pixels.
     """
 
-    picture: int = 24
+    picture: int = clips.SIDE
     frames: int = clips.FRAMES
     heads: int = 5
     head_dim: int = 32

@@ -1,5 +1,5 @@
 """Detectors behind one protocol; torch and transformers are loaded when one is made."""
 
-from attnsteer.evaluate.detectors.protocol import NAMES, Detector, Examiner, make_detector
+from attnsteer.evaluate.detectors.protocol import NAMES, ClipExaminer, Detector, Examiner, make_detector
 
-__all__ = ["NAMES", "Detector", "Examiner", "make_detector"]
+__all__ = ["NAMES", "ClipExaminer", "Detector", "Examiner", "make_detector"]

@@ -10,6 +10,8 @@ from attnsteer.evaluate.scoring.boxes import Box
 
 EXAMINER: Final = "vlm"
 """The name of what answers questions about a picture instead of finding things in it."""
+SHAPES_CLIPS: Final = "shapes-clips"
+"""The name of what judges whole clips of the shapes world."""
 NAMES: Final = {
     "mask2former": "facebook/mask2former-swin-small-coco-instance",
     "owlv2": "google/owlv2-base-patch16-ensemble",
@@ -18,10 +20,12 @@ NAMES: Final = {
     "clipseg": "CIDAS/clipseg-rd64-refined",
     EXAMINER: "llava-hf/llava-v1.6-mistral-7b-hf",
     "shapes": "",
+    SHAPES_CLIPS: "",
 }
 """Names, and the models they stand for on the Hub.
 
-"owlvit" is VISOR's detector, "clipseg" that of the published multi-relation figures; "vlm" judges presence only.
+"owlvit" is VISOR's detector, "clipseg" that of the published multi-relation figures; "vlm" judges presence only,
+"shapes-clips" whole clips only.
 """
 
 
@@ -79,6 +83,25 @@ class Examiner(Protocol):
         ...
 
 
+@runtime_checkable
+class ClipExaminer(Protocol):
+    """Judges whole clips of negative prompts, because what is unwanted may be a behaviour that no frame shows alone.
+
+    Attributes:
+        name: As of a detector.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def quality_name(self) -> str: ...  # noqa: D102
+
+    def examine_clip(self, frames: Sequence[Image.Image], prompt: str, asked: Mapping[str, Any]) -> Answers:
+        """Judge a clip drawn from `prompt`; `asked` as in tasks of the suite `shapes-clip-negatives`."""
+        ...
+
+
 def detector_kind(name: str) -> str:
     """The part of a detector's name before its model.
 
@@ -90,8 +113,8 @@ def detector_kind(name: str) -> str:
     return kind
 
 
-def make_detector(name: str, device: str = "cpu") -> Detector | Examiner:
-    """A detector (or examiner, "vlm") by name, or "NAME:MODEL" for other weights of its kind (a folder or Hub id).
+def make_detector(name: str, device: str = "cpu") -> Detector | Examiner | ClipExaminer:
+    """A detector or examiner by name, or "NAME:MODEL" for other weights of its kind (a folder or Hub id).
 
     Args:
         name: E.g. "mask2former", "owlv2:google/owlv2-large-patch14-ensemble", "shapes".
@@ -104,6 +127,10 @@ def make_detector(name: str, device: str = "cpu") -> Detector | Examiner:
         from attnsteer.evaluate.detectors.shapes import ShapesDetector
 
         return ShapesDetector()
+    if kind == SHAPES_CLIPS:
+        from attnsteer.evaluate.detectors.shapes_clips import ShapesClipExaminer
+
+        return ShapesClipExaminer()
     made: Detector | Examiner = _detector_class(kind).load(model or NAMES[kind], device)
     return made
 

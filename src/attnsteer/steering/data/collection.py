@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnsteer.jobs import Engine, Job, Outcome, run_job
 from attnsteer.jobs.engines import rank_device
-from attnsteer.steering.data.items import items_of
+from attnsteer.steering.data.items import items_of, prompts_told
 from attnsteer.steering.data.map_shards import SUFFIX, pack_maps, write_manifest
 from attnsteer.steering.data.settings import FRACTIONS, CollectionSettings
 
@@ -180,7 +180,8 @@ class _Bench:
             **{name: getattr(own, name) for name in kept}, "steps": own.record,
             "text_length": lengths.pop() if len(lengths) == 1 else None,
             "scheduler": type(pipe.scheduler).__name__, "revision": revision_of(pipe), "pipeline": type(pipe).__name__,
-            "channel_layers": part.channel_layers, "detector": getattr(self.detector, "name", None),
+            "prompts": prompts_told(own), "channel_layers": part.channel_layers,
+            "detector": getattr(self.detector, "name", None),
         }  # fmt: skip
         relations, channels = part.relations or own.relations, sum(count for _, count, _ in part.channel_layers)
         return Manifest(own.model, relations, channels, own.map_size, own.layers, own.normalise, settings)
@@ -189,8 +190,10 @@ class _Bench:
 def resolved(settings: CollectionSettings, model: OpenModel) -> CollectionSettings:
     """The settings with everything that the model decides filled in.
 
-    Raises: ValueError if a step to record does not exist, or the pipeline takes no text length.
+    Raises: ValueError if the model draws clips, a step to record does not exist, or the pipeline takes no text length.
     """
+    if "num_frames" in model.keywords:
+        raise ValueError(f"{settings.model} draws clips; relation classifiers are trained on maps of pictures")
     if settings.source == "shapes":
         from attnsteer.world.steering import STEERED, STEPS
 

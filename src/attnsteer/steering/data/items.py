@@ -13,6 +13,7 @@ from attnsteer.steering.data.triplets import (
     SPLITS,
     SplitSizes,
     Triplet,
+    dual_prompts,
     published_split,
     split_by_picture,
 )
@@ -41,7 +42,21 @@ def items_of(settings: CollectionSettings) -> list[dict[str, Any]]:
         raise ValueError(f"{settings.data} has no triplets with {', '.join(sorted(lacking))}: leave them out")
     choose = published_split if settings.published else split_by_picture
     triplets = choose(wanted, _scaled(sizes, settings), settings.split, settings.seed)
-    return [triplet.item(number) for number, triplet in enumerate(triplets)]
+    return [
+        {**triplet.item(number), "prompts": _prompts(triplet, settings)} for number, triplet in enumerate(triplets)
+    ]
+
+
+def prompts_told(settings: CollectionSettings) -> str:
+    """Where the prompts of a collection are written down, for its manifest."""
+    if settings.source == "shapes":
+        return "captions of the shapes world, drawn by the seeds in items.jsonl"
+    return "those of each picture are in items.jsonl"
+
+
+def _prompts(triplet: Triplet, settings: CollectionSettings) -> list[str]:
+    pair = dual_prompts(triplet, settings.relations, articles=not settings.published, seed=settings.seed)
+    return [prompt.prompt for prompt in pair]
 
 
 def _gqa(settings: CollectionSettings) -> tuple[list[list[Triplet]], SplitSizes]:

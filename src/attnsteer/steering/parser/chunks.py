@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnsteer.steering.parser.lexicon import Lexicon, Meaning, canonical_relation
+from attnsteer.steering.parser.quotes import QUOTED, quoted_words
 from attnsteer.steering.parser.verbs import Verbs
-from attnsteer.steering.parser.words import quoted_words, split_words
+from attnsteer.steering.parser.words import split_words
 
 Kind = Literal[
     "noun", "pronoun", "relation", "own side", "place", "reciprocal", "unsupported", "idiom", "conjunction", "comma",
@@ -69,7 +70,9 @@ class _Chunker:
     def run(self) -> list[Chunk]:
         while self.at < len(self.words):
             word = self.words[self.at]
-            if word.kind != "word":
+            if word.kind != "word" and self.quoted[self.at]:
+                self.at += 1
+            elif word.kind != "word":
                 self.emit(word.kind, self.at, self.at + 1, "")
             elif not (self.genitive() or self.phrase() or self.function_word()):
                 self.noun_phrase()
@@ -88,11 +91,13 @@ class _Chunker:
     # Phrases of the lexicon
 
     def match(self, index: int) -> tuple[int, Meaning] | None:
-        """The lexicon's phrase at word `index`, unless it is part of a hyphenated word (over-ripe, left-behind)."""
+        """The lexicon's phrase at word `index`, unless it is part of a hyphenated word (over-ripe) or of a quote."""
         found = self.lexicon.longest_match(self.keys, index)
         if found is None or self.words[index].hyphened:
             return None
         stop = found[0]
+        if self.quoted[index] != self.quoted[stop - 1]:
+            return None  # the word "above" to the left of ...
         return None if stop < len(self.words) and self.words[stop].hyphened else found
 
     def phrase(self) -> bool:
@@ -103,7 +108,7 @@ class _Chunker:
         if kind == "intros":
             self.at, self.determiner = stop, ""
         elif self.quoted[self.at]:
-            self.emit("idiom", self.at, stop, "it stands in quotes, as lettering")
+            self.emit("idiom", self.at, stop, QUOTED)
         elif kind == "relations" and stop == self.at + 1 and stop < len(self.keys) and self.keys[stop].isdigit():
             self.emit("idiom", self.at, stop, "it compares with a number")
         else:
@@ -112,7 +117,7 @@ class _Chunker:
 
     def genitive(self) -> bool:
         """Read "to the dog's left" as "to the left of the dog"."""
-        if self.keys[self.at] not in ("to", "on", "at"):
+        if self.keys[self.at] not in ("to", "on", "at") or self.quoted[self.at]:
             return False
         for index in range(self.at + 1, min(self.at + _GENITIVE_REACH, len(self.words) - 1)):
             if self.words[index].kind != "word" or self.keys[index] in self.lexicon.words("conjunctions"):

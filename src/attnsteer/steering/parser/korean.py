@@ -16,6 +16,7 @@ from attnsteer.steering.parser.chunks import Chunk
 from attnsteer.steering.parser.findings import Findings
 from attnsteer.steering.parser.lexicon import PLACES, RELATIONS, Lexicon
 from attnsteer.steering.parser.places import Placed, place_of_relation
+from attnsteer.steering.parser.quotes import QUOTED, quoted_words
 from attnsteer.steering.parser.spans import ParseReport, Span
 from attnsteer.steering.parser.words import Word, split_words
 
@@ -29,7 +30,8 @@ class _Part:
     """One word of a clause, taken apart.
 
     Args:
-        kind: "noun", "place" (a relation noun), "between", "verb", "adnominal" (있는), "negation", "count", "medium".
+        kind: "noun", "place" (a relation noun), "between" (one that places nothing; `words` tell why), "verb",
+            "adnominal" (있는), "negation", "count", "medium".
         start: Offset of its first letter.
         end: Offset after its last letter, without the particle.
         mark: "subject", "place", "other" for the particle that follows, or "".
@@ -55,10 +57,12 @@ class _Reader:
     def __init__(self, text: str, lexicon: Lexicon) -> None:
         self.text, self.lexicon = text, lexicon
         self.found = Findings(text)
+        self.quoted: set[int] = set()  # offsets of words in quotes
 
     def clauses(self) -> Iterator[list[_Part]]:
         """Parts between pauses and clause-ending verbs."""
         words, at, clause = split_words(self.text), 0, list[_Part]()
+        self.quoted = {w.start for w, yes in zip(words, quoted_words(self.text, words), strict=True) if yes}
         while at < len(words):
             if words[at].kind != "word":
                 yield clause
@@ -101,6 +105,8 @@ class _Reader:
             keys = [*(word.key for word in group[:-1]), stem]
             found = self.lexicon.longest_match(keys, 0)
             if found and found[0] == len(keys):
+                if first.start in self.quoted:
+                    return _Part("between", first.start, last.end - len(particle), "", QUOTED)
                 kind = "place" if found[1].kind in ("relations", "places") else "between"
                 mark = "place" if particle not in ("", "의") else ""
                 return _Part(kind, first.start, last.end - len(particle), mark, found[1].value)
@@ -115,7 +121,7 @@ class _Reader:
             for sound in ("consonant", "vowel", "any"):
                 for particle in sorted(classes(f"{name}.{sound}"), key=len, reverse=True):
                     stem = word[: len(word) - len(particle)]
-                    if word.endswith(particle) and stem and sound in ("any", _final_sound(stem)):
+                    if word.endswith(particle) and stem and (sound == "any" or _final_sound(stem) in (sound, "any")):
                         return stem, mark
         return word, ""
 

@@ -94,6 +94,8 @@ class Verbs:
         key, form, last = self.key(index), self.form(index), index == stop - 1
         if self.key(index - 1).endswith("'s") and form != "participle":
             return False  # "a person's face"
+        if not last and self.has(index, "lettering"):
+            return True  # "a sign saying hello"
         if form == "finite":
             noun_too = self.has(index, "noun_verbs")
             return (not noun_too or (last and determiner in _DEFINITE)) and (last or self.has(index, "s_forms"))

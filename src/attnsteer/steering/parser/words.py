@@ -9,17 +9,18 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+_MARKS = "“”‘„‚‟«»‹›「」『』"  # quotes, but for the straight ones and the apostrophe
+_UNSEEN = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"  # spaces without width, marks of direction
 _STOP = r"\.{2,}|…|[.](?=[\s\"'”’)\]]|$)|[!?;。！？；]|\n\s*\n"
 _COMMA = r"[,:|/\n•·、，：]|[—–]|(?<=\s)-+(?=\s)|\."
-_MARKUP = r"<[^<>\n]*>|:-?\d+(?:\.\d+)?(?=\s*[)\]}])|['\"“”‘„‚«»‹›「」『』()\[\]{}]|(?<=[\w)])[+\-]+(?![\w+\-])"
-_LETTER = r"(?:\w|[^\x00-\x7f\s\w•·、，：。！？；…—–“”‘’„‚«»‹›「」『』])"
+_MARKUP = rf"<[^<>\n]*>|:-?\d+(?:\.\d+)?(?=\s*[)\]}}])|['\"{_MARKS}()\[\]{{}}]|(?<=[\w)])[+\-]+(?![\w+\-])"
+_LETTER = rf"(?:\w|[^\x00-\x7f\s\w•·、，：。！？；…—–’{_MARKS}{_UNSEEN}])"
 _TOKEN = re.compile(
     rf"(?P<markup>{_MARKUP})|(?P<word>\d+(?:[.,]\d+)+\w*|{_LETTER}+(?:['’]\w+)*|&|(?<!\S)\+(?!\S))"
     rf"|(?P<stop>{_STOP})|(?P<comma>{_COMMA})|(?P<other>\S)"
 )
-_SOFT = frozenset("-'’\"“”‘„‚«»‹›「」『』")  # marks that may stand inside a noun phrase
+_SOFT = frozenset(f"-'’\"{_MARKS}{_UNSEEN}")  # marks that may stand inside a noun phrase
 _ABBREVIATIONS = frozenset({"st", "mr", "mrs", "ms", "dr", "vs", "no", "mt", "jr", "sr"})
-_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^“”\n]*”|«[^«»\n]*»|「[^「」\n]*」")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,3 @@ def split_words(text: str) -> list[Word]:
         words.append(Word(kind, key, start, end, hyphened, split))  # type: ignore[arg-type]
         split = False
     return words
-
-
-def quoted_words(text: str, words: list[Word]) -> list[bool]:
-    """For each word whether it stands in double quotes; a prompt that is quoted as a whole has no such words."""
-    whole = (len(text) - len(text.lstrip()), len(text.rstrip()))
-    regions = [match.span() for match in _QUOTED.finditer(text) if match.span() != whole]
-    flags, at = [], 0
-    for word in words:
-        while at < len(regions) and regions[at][1] <= word.start:
-            at += 1
-        flags.append(at < len(regions) and regions[at][0] <= word.start)
-    return flags

@@ -82,7 +82,7 @@ def plan(scope: Scope) -> list[VariantTask]:
 def read(scope: Scope) -> Result:
     """Figures of every variant; the statements compare the learned loss with each."""
     from attnsteer.world.ablate import KINDS
-    from attnsteer.world.ablation_table import chain_reference, read_results
+    from attnsteer.world.ablation_table import distances_from, read_results
 
     figures: list[Figure] = []
     findings: list[Finding] = []
@@ -91,8 +91,7 @@ def read(scope: Scope) -> Result:
         results = {name: read_results(scope.work / task.name, KINDS) for name, task in tasks.items()}
         block = block_of(model)
         plain = results["plain"]
-        reference = {kind: chain_reference(kind, len(rows)) for kind, rows in plain.features.items()}
-        distances = RelativeDistances(plain.features, reference)
+        distances = distances_from(plain)
         for name, found in results.items():
             figures += _figures(block, name, found, plain, distances)
         for other in (*HAND_MADE, "best-of-2", "best-of-3", "best-of-3-classifier"):

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from attnsteer.evaluate.methods import Method
+from attnsteer.evaluate.prompts.shapes_clips import KINDS
 from attnsteer.evaluate.settings import Evaluation
 from attnsteer.evaluate.sweep import Swept, swept_methods
-from attnsteer.world.claims.roster import ARCHITECTURES, CFG, WorldModel
+from attnsteer.world.claims.clips import CLIP_SUITE
+from attnsteer.world.claims.roster import ARCHITECTURES, CFG, Kind, WorldModel
 from attnsteer.world.claims.runs import Drawn
 from attnsteer.world.claims.scope import SEED, Scope
 from attnsteer.world.claims.task import EvaluationTask
 from attnsteer.world.scene import ATTRIBUTES, COLOURS
 
-SUITE: Final = "shapes-negatives"
-THINGS: Final = len(COLOURS) + len(ATTRIBUTES)
 ROW_SECONDS: Final = 0.018
 """What one row of one step takes a core."""
 PICTURE_SECONDS: Final = 0.015
 """What a picture takes beside its steps: detecting and keeping it."""
 START_SECONDS: Final = 4.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How negative prompts are tried.
+
+    Attributes:
+        suite: Of `attnsteer evaluate`.
+        kinds: Kinds of prompts in it.
+        row_seconds: See `ROW_SECONDS`.
+        picture_seconds: See `PICTURE_SECONDS`.
+        batch: Most pictures or clips that are drawn together, and that a killed process loses.
+    """
+
+    suite: str
+    kinds: int
+    row_seconds: float
+    picture_seconds: float
+    batch: int = 1000
+
+
+PICTURES: Final = Trial("shapes-negatives", len(COLOURS) + len(ATTRIBUTES), ROW_SECONDS, PICTURE_SECONDS)
+CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.06, 0.2, batch=12)
 
 
 def negative_task(
@@ -37,20 +61,20 @@ def negative_task(
         settings: Further settings of `Evaluation`.
     """
     steps = int(settings.get("steps") or model.steps)
+    trial = CLIPS if Kind("video").fits(model) else PICTURES
     per_thing = scope.size.few if steps <= 8 else scope.size.many
     given: dict[str, Any] = {"guidance_scale": 1.0, "nag_scale": model.nag_scale, **settings, "steps": steps}
     keyword = CFG[model.architecture]
     if keyword != "guidance_scale":  # the model's card may switch it on
         given["extra"] = {keyword: 1.0, "negative_prompt": "", **given.get("extra", {})}
     evaluation = Evaluation(
-        SUITE, model.name, methods, tuple(sweep), count=per_thing, seed=SEED,
-        batch=min(scope.size.batch, per_thing * THINGS), **given,
+        trial.suite, model.name, methods, tuple(sweep), count=per_thing, seed=SEED,
+        batch=min(scope.size.batch, per_thing * trial.kinds, trial.batch), **given,
     )  # fmt: skip
     rows = sum(_rows(method, given) for method in evaluation.columns)
-    each = steps * ROW_SECONDS * rows + PICTURE_SECONDS * len(evaluation.columns)
-    return EvaluationTask(
-        f"{name}/{model.plain_folder}-in-{steps}", START_SECONDS + per_thing * THINGS * each, (), evaluation
-    )
+    each = steps * trial.row_seconds * rows + trial.picture_seconds * len(evaluation.columns)
+    seconds = START_SECONDS + per_thing * trial.kinds * each
+    return EvaluationTask(f"{name}/{model.plain_folder}-in-{steps}", seconds, (), evaluation)
 
 
 def read_negatives(scope: Scope, task: EvaluationTask, block: str) -> Drawn:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+import numpy as np
+import torch
 from PIL import Image
 
+from attnsteer.compare.clips import film_strip, frames_of
 from attnsteer.evaluate.report.examples import picture_uri
 from attnsteer.jobs import Record, read_records
+from attnsteer.world.blocks import without_blocks
 from attnsteer.world.claims.runs import Drawn
 
 ROWS: Final = 4
@@ -34,11 +37,13 @@ class Grid:
         title: What it shows.
         columns: Titles of the methods.
         rows: For each row, its caption and one cell for each column.
+        strips: The cells are strips of frames, to be shown one below the other.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
+    strips: bool = False
 
 
 def grid_of(drawn: Drawn, title: str, methods: Sequence[str], rows: int = ROWS) -> Grid:
@@ -51,17 +56,25 @@ def grid_of(drawn: Drawn, title: str, methods: Sequence[str], rows: int = ROWS) 
     chosen += [data["item"]["id"] for data in run.records if data["item"]["id"] not in chosen]
     shown = set(chosen[:rows])
     records = [record for record in read_records(run.path, files=True) if record.key in shown]
-    return Grid(title, [drawn.title(name) for name in methods], [_row(record, methods) for record in records])
+    strips = any(file.endswith(".webp") for record in records for file in record.files)
+    return Grid(title, [drawn.title(name) for name in methods], [_row(record, methods) for record in records], strips)
 
 
-def picture(content: bytes, suffix: str) -> str:
-    """A data URI: an animation as it is, a still without loss and small."""
-    if suffix == ".webp":
-        return picture_uri("clip.webp", content)
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as image:
-        image.convert("RGB").save(buffer, "WEBP", lossless=True, quality=100, method=6)
+def picture(content: bytes) -> str:
+    """A data URI without loss and small: of a picture, or of a clip's frames side by side."""
+    frames, buffer = frames_of(content), io.BytesIO()
+    film_strip(_without_blocks(frames)).save(buffer, "WEBP", lossless=True, quality=100, method=6)
     return picture_uri("picture.webp", buffer.getvalue())
+
+
+def _without_blocks(frames: Sequence[Image.Image]) -> Sequence[Image.Image]:
+    """Frames of blocks of equal pixels with one pixel for each block, which the page enlarges; others as they are."""
+    values = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames])).permute(0, 3, 1, 2)
+    small = without_blocks(values.float() / 255)
+    if len(frames) == 1 or small.shape[-1] == values.shape[-1]:
+        return frames
+    pixels = (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(frame) for frame in pixels]
 
 
 def _row(record: Record, methods: Sequence[str]) -> tuple[str, list[Cell]]:
@@ -69,8 +82,6 @@ def _row(record: Record, methods: Sequence[str]) -> tuple[str, list[Cell]]:
     for name in methods:
         file = next(file for file in record.files if file.rpartition(".")[0] == name)
         result = record.data["methods"][name]
-        cells.append(
-            Cell(picture(record.files[file], Path(file).suffix), bool(result["correct"]), str(result["failure"]))
-        )
+        cells.append(Cell(picture(record.files[file]), bool(result["correct"]), str(result["failure"])))
     without = f", without {item['negative']}" if item["negative"] else ""
     return f"{item['prompt']}{without} (seed {item['seed']})", cells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +10,19 @@ from random import Random
 from statistics import median
 from typing import Final
 
-from PIL import Image
+import torch
 from torch import Tensor
 
+from attnsteer.compare.clips import frames_of
 from attnsteer.evaluate.report.figures import MethodFigures, RunFigures, read_run, results_of
 from attnsteer.evaluate.statistics import Comparison
 from attnsteer.evaluate.sweep import Swept
 from attnsteer.jobs import read_records
+from attnsteer.world.claims.clips import CLIP_SUITE, wanted_clips
 from attnsteer.world.claims.figure import Figure, Place
 from attnsteer.world.claims.pairs import paired
 from attnsteer.world.claims.roster import CFG
+from attnsteer.world.clips import FRAMES, SIDE, render_clips
 from attnsteer.world.distances import RelativeDistances
 from attnsteer.world.features import RandomFeatures
 from attnsteer.world.render import render
@@ -102,15 +104,13 @@ class Drawn:
         return self.place(method).share(what, self.values(method, what)).text
 
     def features(self) -> dict[str, Tensor]:
-        """Features of the pictures of each method, in the order of the items; of a clip, of its middle frame."""
-        pictures: dict[str, list[Image.Image]] = {name: [] for name in self.names}
+        """Features of the pictures of each method, in the order of the items; of a clip, the mean over its frames."""
+        found: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        extract = features_of(self.run)
         for record in read_records(self.run.path, files=True):
             for file, content in record.files.items():
-                with Image.open(io.BytesIO(content)) as image:
-                    image.seek(getattr(image, "n_frames", 1) // 2)
-                    pictures[file.rpartition(".")[0]].append(image.convert("RGB"))
-        extract = RandomFeatures()
-        return {name: extract(shown) for name, shown in pictures.items()}
+                found[file.rpartition(".")[0]].append(extract(frames_of(content)).mean(0))
+        return {name: torch.stack(rows) for name, rows in found.items()}
 
     def costs(self, method: str, row: str | None = None) -> list[Figure]:
         """Operations relative to the baseline, and wall time, the median over the pictures."""
@@ -127,18 +127,31 @@ class Drawn:
 def negative_figures(drawn: Drawn) -> list[Figure]:
     """What each method of a run with negative prompts does: absent, kept, both, distance to what it should draw, cost.
 
-    The distance is that to rendered scenes of the same shapes without what is unwanted, relative to the baseline's.
+    The distance is that to rendered scenes (or clips) of what was asked for without what is unwanted, relative to the
+    baseline's.
     """
     figures: list[Figure] = []
     features = drawn.features()
-    wanted = render(wanted_scenes(drawn.run.records), RandomFeatures().side)
-    distances = RelativeDistances({"": features[drawn.names[0]]}, {"": RandomFeatures().of_pixels(wanted)})
+    distances = RelativeDistances({"": features[drawn.names[0]]}, {"": _wanted_features(drawn.run)})
     for name in drawn.names:
         place = drawn.place(name)
         figures += [place.share(what, drawn.values(name, what)) for what in (ABSENT, KEPT, BOTH)]
         figures.append(place.estimate(DISTANCE, distances.of({"": features[name]}), "x"))
         figures += drawn.costs(name)
     return figures
+
+
+def features_of(run: RunFigures) -> RandomFeatures:
+    """The feature space of a run: at the size of the clips' pixels for clips."""
+    return RandomFeatures(SIDE) if run.suite.name == CLIP_SUITE else RandomFeatures()
+
+
+def _wanted_features(run: RunFigures) -> Tensor:
+    extract = features_of(run)
+    if run.suite.name == CLIP_SUITE:
+        clips = render_clips(wanted_clips(run.records), FRAMES, extract.side)
+        return extract.of_pixels(clips.flatten(0, 1)).unflatten(0, (-1, FRAMES)).mean(1)
+    return extract.of_pixels(render(wanted_scenes(run.records), extract.side))
 
 
 def wanted_scenes(records: Sequence[Mapping[str, object]], each: int = 4) -> list[Scene]:

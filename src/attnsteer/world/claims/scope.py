@@ -20,7 +20,7 @@ class Size:
     Attributes:
         name: Part of the folder's name.
         few: Prompts of each unwanted thing for models of a few steps; there are six things.
-        many: Likewise for models of many steps.
+        many: Likewise for models of many steps; clips have four kinds of unwanted things.
         points: Scales on each curve, at most five.
         pairs: Prompts with one relation.
         chains: Prompts of each number of relations.

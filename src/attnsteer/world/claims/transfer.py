@@ -16,19 +16,21 @@ from attnsteer.world.claims.task import EvaluationTask
 ARCHITECTURES: Final = (Kind("U-Net"), Kind("MMDiT"), Kind("video"))
 COMMON: Final = ("nag.scale=5", "nag.tau=2.5", "nag.alpha=0.25")
 """One setting for all: the paper's for FLUX and Wan."""
+PRESET: Final = "preset of the architecture"
 
 
-def _tasks(scope: Scope, model: WorldModel) -> list[EvaluationTask]:
+def _tasks(scope: Scope, model: WorldModel) -> dict[str, EvaluationTask]:
+    """Runs by their settings in words; where the preset is the common setting, there is one."""
     preset = [f"nag.{name}={value:g}" for name, value in published_settings(model).items()]
-    return [
-        negative_task(scope, model, "transfer-preset", "none,nag", preset),
-        negative_task(scope, model, "transfer-common", "none,nag", COMMON),
-    ]
+    common = negative_task(scope, model, "transfer-common", "none,nag", COMMON)
+    if set(preset) == set(COMMON):
+        return {"one setting, also the preset": common}
+    return {PRESET: negative_task(scope, model, "transfer-preset", "none,nag", preset), "one setting": common}
 
 
 def plan(scope: Scope) -> list[EvaluationTask]:
-    """Two runs for each model, whatever it is."""
-    return [task for model in scope.of(*ARCHITECTURES) for task in _tasks(scope, model)]
+    """One or two runs for each model, whatever it is."""
+    return [task for model in scope.of(*ARCHITECTURES) for task in _tasks(scope, model).values()]
 
 
 def read(scope: Scope) -> Result:
@@ -37,7 +39,7 @@ def read(scope: Scope) -> Result:
     findings: list[Finding] = []
     grids = []
     for model in scope.of(*ARCHITECTURES):
-        for task, words in zip(_tasks(scope, model), ("preset of the architecture", "one setting"), strict=True):
+        for words, task in _tasks(scope, model).items():
             drawn = read_negatives(scope, task, f"{block_of(model)}, {words}")
             name = drawn.names[1]
             figures += negative_figures(drawn)
@@ -47,7 +49,7 @@ def read(scope: Scope) -> Result:
             )
             evidence = f"{KEPT}: {drawn.share(name, KEPT)} against {drawn.share('none', KEPT)}"
             findings.append(no_less(f"{drawn.block}: and keeps subjects", drawn.against("none", name, KEPT), evidence))
-            if words == "one setting":
+            if words != PRESET:
                 grids.append(grid_of(drawn, drawn.block, drawn.names))
     return Result(figures, findings + absent(scope.missing(*ARCHITECTURES)), grids)
 
