@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 import torch
 
 from attnsteer.changes import Hook, applied
-from attnsteer.steering.descent import Descent
-from attnsteer.steering.objectives import Verdict
+from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize
+from attnsteer.steering.descent import Descent, LeanRule
+from attnsteer.steering.learned import LearnedSteering
+from attnsteer.steering.objectives import CentroidObjective, Verdict
+from attnsteer.steering.recording import Recording
 from attnsteer.texts.inject import named_arguments
 from tiny import CALLS, build
 
@@ -23,6 +27,18 @@ CFG_ON = {
 }
 CFG_OFF = {name: {} if name == "flux" else {"guidance_scale": 1.0} for name in CFG_ON}
 FAMILIES = ("sd", "sdxl", "sd3", "flux", "wan", "wan_i2v")
+RELATIONS = ("to the left of", "to the right of", "above", "below")
+RULE = LeanRule(iterations=4, step_size=0.05, probability=0.999)
+
+
+def centroid(**settings):
+    """Steering by the hand-made loss, which tiny random models can be steered by."""
+    return LearnedSteering(CentroidObjective(), **{"rule": RULE, "recording": Recording(size=8), **settings})
+
+
+def differs(first, second):
+    """Whether two results differ by more than rounding."""
+    return (first - second).abs().max() > 1e-3 * second.abs().max()
 
 
 def places(tokenizer, prompt, first, count=1):
@@ -114,3 +130,17 @@ class Nudge:
     def __call__(self, judge, latents, step_index):
         certain = torch.zeros(len(latents))
         return Descent(latents + self.pattern(latents), 0, certain, certain)
+
+
+def small_classifier(channels, conditioning="log_snr", seed=0, **settings):
+    """A random classifier of four relations."""
+    size = EncoderSize(width=8, layers=1, heads=2, feedforward=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = RelationClassifier(
+            ClassifierSettings(
+                RELATIONS, channels, map_size=4, extractor=size, pooling_heads=2, head=size, conditioning=conditioning,
+                **settings,
+            )
+        )  # fmt: skip
+    return classifier.eval()

@@ -57,6 +57,9 @@ def test_methods_of_an_evaluation():
     (method,) = parse_methods("best-of-3-by-classifier")
     assert (method.steer, method.candidates, method.best_of) == (True, 3, 1)
     assert method.title == "Best of 3 by classifier"
-    with pytest.raises(ValueError, match="N >= 2"):
-        parse_methods("best-of-1-by-classifier")
+    (method,) = parse_methods("steer-3")
+    assert (method.steer, method.attempts, method.picks, method.title) == (True, 3, False, "Steered, 3 attempts")
+    for name in ("best-of-1-by-classifier", "steer-1", "steer-3-by-classifier"):
+        with pytest.raises(ValueError, match="N >= 2"):
+            parse_methods(name)
     assert [each.name for each in parse_methods("none,best-of-equal")] == ["none", "best-of-equal"]

@@ -1,6 +1,7 @@
 """Distilling the embedded models: the target is where one DDIM step must land, and runs go on where they stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,8 @@ def test_a_flux_student_learns_the_velocity_that_lands_on_the_teachers_states(fl
     assert torch.allclose(landed, targets, atol=1e-4)
     landing.denoiser.forward = lambda **inputs: (velocity,)
     zeros = torch.zeros(4, dtype=torch.long)
-    assert landing.loss(states, targets, zeros, student.ids).item() == pytest.approx(0.0, abs=1e-9)
-    moved = landing.loss(states, targets + 1.0, zeros, student.ids).item()
+    assert landing.loss(states, targets, zeros, zeros + 1, student.ids).item() == pytest.approx(0.0, abs=1e-9)
+    moved = landing.loss(states, targets + 1.0, zeros, zeros + 1, student.ids).item()
     assert moved == pytest.approx(float((landing.sigmas[1] - landing.sigmas[0]) ** -2), rel=1e-3)
 
 
@@ -122,3 +123,34 @@ def test_a_flux_distillation_exports_a_pipeline(flux_teacher, tmp_path: Path):
     folder = distil(flux_teacher, tmp_path, SETTINGS)
     pipe = load_pipeline(folder)
     assert pipe(["a circle"], output_type="pt", **call_keywords(pipe, 1, 2, 1.0)).images.shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("architecture", ["unet", "mmdit"])
+def test_a_consistent_student_learns_the_end_of_the_trajectory_from_every_state(
+    architecture, teacher, flux_teacher, tmp_path: Path
+):
+    folder = teacher if architecture == "unet" else flux_teacher
+    settings = replace(SETTINGS, consistent=True)
+    shards = collect(load_pipeline(folder), tmp_path / "trajectories", settings)
+    student = Student(load_pipeline(folder), shards, tmp_path, settings)
+    landing, asked = student.landing, []
+    landing.loss = lambda states, targets, steps, ends, ids: (
+        asked.append((states, targets, steps)) or next(landing.denoiser.parameters()).sum()
+    )
+    for _ in range(4):
+        student.step()
+    for states, targets, steps in asked:
+        rows = [(student.states[:, step].float() == state).flatten(1).all(1).nonzero().item()
+                for state, step in zip(states, steps.tolist(), strict=True)]  # fmt: skip
+        assert torch.equal(targets, student.states[rows, -1].float())
+    assert {step for _, _, steps in asked for step in steps.tolist()} == {0, 1}
+
+
+@pytest.mark.parametrize("architecture", ["unet", "mmdit"])
+def test_a_consistent_student_is_sampled_with_noise_added_again(architecture, teacher, flux_teacher, tmp_path: Path):
+    folder = distil(teacher if architecture == "unet" else flux_teacher, tmp_path, replace(SETTINGS, consistent=True))
+    pipe = load_pipeline(folder)
+    assert type(pipe.scheduler).__name__ == ("LCMScheduler" if architecture == "unet" else "FlowMatchLCMScheduler")
+    for steps in (1, 2):
+        made = pipe(["a circle"], output_type="pt", **call_keywords(pipe, 1, steps, 1.0)).images
+        assert made.shape == (1, 3, 16, 16) and len(pipe.scheduler.timesteps) == steps

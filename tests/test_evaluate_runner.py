@@ -88,6 +88,14 @@ def test_none_is_the_stock_pipeline(run, folder):
         assert Image.open(io.BytesIO(record.files["none.png"])).tobytes() == image.tobytes()
 
 
+def test_steering_in_several_attempts(folder, tmp_path):
+    """A random classifier passes nothing: both attempts are made, and the first ends where it is judged."""
+    one, two = records_of(evaluation(folder, methods="steer,steer-2", count=2, batch=1, steps=4), tmp_path)
+    for record in (one, two):
+        once, twice = (record.data["methods"][name] for name in ("steer", "steer-2"))
+        assert once["evaluations"] + 2 < twice["evaluations"] and once["iterations"] < twice["iterations"]
+
+
 def test_costs_are_counted(run):
     for record in run:
         methods = record.data["methods"]

@@ -5,6 +5,7 @@ import torch
 
 from attnsteer.families import family_of
 from attnsteer.pipeline.conditioning import Conditioning, captured, text_inputs, with_prompt
+from attnsteer.steering import locate
 from attnsteer.steering.locate import text_rows_of
 from attnsteer.steering.relations import Relation, Span, parse_relations
 from steered import CFG_ON, places
@@ -70,6 +71,23 @@ def test_words_that_are_cut_off_are_an_error(name):
         located(pipe, name, prompt, [words(prompt, "dog")], **options)
 
 
+def test_each_text_is_compared_once_with_what_each_encoder_gave(monkeypatch):
+    """Comparing costs a tenth of a second at FLUX's size, and some encoders give a state for each layer."""
+    stock, seen = locate.match_text_rows, []
+
+    def counting(text, states):
+        seen.append((text.data_ptr(), states.data_ptr()))
+        return stock(text, states)
+
+    monkeypatch.setattr(locate, "match_text_rows", counting)
+    prompt = "a red circle above a blue square, a dog above a cat, a bird near a star"
+    spans = words(prompt, "red circle", "blue square", "dog", "cat", "bird", "star")
+    for name, cut in (("flux", {"max_sequence_length": 40}), ("sdxl", {})):
+        seen.clear()
+        located(build(name), name, prompt, [spans[: 6 if cut else 4]], **cut)
+        assert seen and len(seen) == len(set(seen))
+
+
 def test_the_same_noun_twice_has_two_places():
     prompt = "a dog above a dog"
     relation = Relation.of(prompt, "dog", "above", "dog")
@@ -109,6 +127,16 @@ def test_the_hidden_layer_that_the_pipeline_uses_does_not_matter():
     plain, _ = located(pipe, "sdxl", PROMPT, [spans])
     skipped, _ = located(pipe, "sdxl", PROMPT, [spans], clip_skip=1)
     assert plain == skipped
+
+
+def test_learned_words_of_several_vectors():
+    """Textual inversion writes "<cat-toy> <cat-toy>_1" for one word; what stands behind it moves."""
+    pipe = build("sd")
+    pipe.load_textual_inversion(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), token="<cat-toy>")
+    prompt = "a <cat-toy> above a dog"
+    (rows,), _ = located(pipe, "sd", prompt, [words(prompt, "<cat-toy>", "dog")], guidance_scale=1.0)
+    assert list(rows.values()) == [[2], [6]]  # <start> a <cat-toy> <cat-toy>_1 above a dog
+    assert parse_relations(prompt)[0].subject == words(prompt, "<cat-toy>")[0]
 
 
 def test_embeddings_instead_of_words_are_an_error():

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from attnsteer import NAG, guide
-from attnsteer.steering.descent import Descent
+from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize, LeanAdvice
+from attnsteer.steering.descent import Descent, LeanRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.objectives import Verdict
+from attnsteer.steering.presence import seen
 from attnsteer.steering.recording import Recording
-from attnsteer.steering.retry import Retries
+from attnsteer.steering.retry import Retries, _presence
 from attnsteer.steering.select import SeedSelection, with_seed
 from attnsteer.steering.verify import Verification
 from steered import PROMPT, Spy, calls_of, generate, pointed
@@ -53,6 +56,14 @@ def other(number, attempt):
 
 def steered(pipe, name="sd", **call):
     return generate(guide(pipe, steering()), name, **{**CALL, **call})
+
+
+def classifier(presence=None):
+    size = EncoderSize(width=8, layers=1, heads=2, feedforward=8)
+    return RelationClassifier(
+        ClassifierSettings(("above", "below"), 2, map_size=4, extractor=size, head=size,
+                           lean=LeanAdvice(iterations=4, presence=presence))
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["sd", "flux", "wan"])
@@ -171,6 +182,7 @@ def test_prompts_without_a_relation_are_drawn_once():
         (lambda: Retries(1), "attempts must be >= 2"),
         (lambda: Retries(probability=1.0), "probability must be in"),
         (lambda: Retries(at=1.0), "at must be in"),
+        (lambda: Retries(presence=2.0), "presence is a share"),
         (lambda: steering(end=1.0, retries=Retries()), "goes on to 1 of the steps"),
         (lambda: steering(end=0.5, retries=Retries(at=0.4)), "goes on to 0.5 of the steps"),
         (lambda: generate(guide(pointed("sd"), steering(retries=Retries())), "sd", latents=torch.zeros(1, 4, 8, 8)),
@@ -182,3 +194,30 @@ def test_prompts_without_a_relation_are_drawn_once():
 def test_what_cannot_be_is_an_error(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_faint_object_lowers_the_score():
+    """Twice the peak that is asked for, half the score; no peak asked for, the probability alone."""
+    scores = {}
+    for presence in (0.0, 0.5, 1.0):
+        guided = guide(pointed("sd"), steering((0.9,), (0.9,), retries=Retries(2, presence=presence)))
+        generate(guided, "sd", **CALL)
+        scores[presence] = guided.steering_report.scores[0]
+        assert len(guided.steering_report.trials) == (1 if presence else 0)
+    assert scores[0.0] == pytest.approx(0.9) and scores[0.5] == pytest.approx(2 * scores[1.0])
+    assert 1 / 16 < scores[1.0] / 0.9 < 0.2  # maps of 4 x 4 cells, nearly even
+
+
+def test_the_peak_is_that_of_the_fainter_object():
+    maps = torch.full((2, 2, 3, 2, 2), 0.25)
+    maps[0, 0, :, 0, 1] = 1.0  # 1 of 1.75 for the first object, 1/4 for the second
+    maps[1, :, 0, 1, 1] = 7.0  # (7 + 0.25 + 0.25) / 3 = 2.5 of 3.25 for both
+    assert torch.allclose(seen(maps), torch.tensor([0.25, 2.5 / 3.25]))
+
+
+def test_a_classifier_advises_the_peak():
+    method = LearnedSteering.from_classifier(classifier(presence=0.25))
+    assert method.rule == LeanRule(iterations=4)
+    assert _presence(Retries(), method) == 0.25 and _presence(Retries(presence=0.0), method) == 0.0
+    assert _presence(Retries(), LearnedSteering.from_classifier(classifier())) == 0.0
+    assert _presence(Retries(), steering()) == 0.0

@@ -10,8 +10,8 @@ from attnsteer.steering.objectives import CentroidObjective
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.select import SeedSelection, with_seed
 from attnsteer.steering.verify import Verification
-from steered import CFG_ON, PROMPT, generate, pointed
-from test_trials import OTHER, differs, seed, steering
+from steered import CFG_ON, PROMPT, differs, generate, pointed
+from test_trials import OTHER, seed, steering
 
 # diffusers' own schedulers hand tensors to numpy in a way that numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")

@@ -345,6 +345,37 @@ def test_match_valid_rows_moved_to_the_front():
     assert match_text_rows(text, encoder).shift == -30
 
 
+def brute_force_match(text, encoder):
+    """Every placement, compared entry by entry: the one with the most equal rows."""
+    best = (0, None)
+    for column in range(text.shape[1] - encoder.shape[1] + 1):
+        part = text[:, column : column + encoder.shape[1]]
+        for shift in range(1 - len(encoder), len(text)):
+            rows = [
+                r
+                for r in range(len(encoder))
+                if 0 <= r + shift < len(text) and torch.equal(part[r + shift], encoder[r])
+            ]
+            best = max(best, (len(rows), (shift, column, tuple(rows))), key=lambda entry: entry[0])
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_match_agrees_with_brute_force(seed, dtype):
+    """Few different values, so that single entries recur everywhere; some rows cropped, some replaced."""
+    draw = torch.Generator().manual_seed(seed)
+    encoder = torch.randint(-3, 4, (9, 7), generator=draw).to(dtype)
+    column, shift = int(torch.randint(0, 4, (1,), generator=draw)), int(torch.randint(-3, 5, (1,), generator=draw))
+    text = torch.randint(-3, 4, (12, 10), generator=draw).to(dtype)
+    kept = [row for row in range(9) if 0 <= row + shift < 12 and row % 4]
+    for row in kept:
+        text[row + shift, column : column + 7] = encoder[row]
+    match = match_text_rows(text, encoder)
+    assert (match.shift, match.columns.start, match.encoder_rows) == brute_force_match(text, encoder)
+    assert match.shift == shift and match.columns == slice(column, column + 7) and set(kept) <= set(match.encoder_rows)
+
+
 def test_match_errors():
     encoder = rows(8, 16)
     with pytest.raises(ValueError, match="hidden layer"):

@@ -14,7 +14,7 @@ from attnsteer.steering.objectives import Verdict
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.select import SeedSelection, with_seed
 from attnsteer.steering.verify import Verification, merged
-from steered import PROMPT, Spy, calls_of, generate, pointed
+from steered import PROMPT, Spy, calls_of, differs, generate, pointed
 
 # diffusers' own schedulers hand tensors to numpy in a way that numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -41,10 +41,6 @@ def steering(*answers, **settings):
 
 def seed(number):
     return torch.Generator().manual_seed(number)
-
-
-def differs(first, second):
-    return (first - second).abs().max() > 1e-3 * second.abs().max()
 
 
 # Seeds

@@ -32,7 +32,6 @@ REFUSED = {
     "CosmosTextToWorldPipeline": "several scheduler steps from one denoiser call|pull-back of its own",
     "CosmosVideoToWorldPipeline": f"{_GIVEN_FRAMES}|does not repeat",
     "Cosmos2VideoToWorldPipeline": _GIVEN_FRAMES,
-    "GlmImagePipeline": "lies beyond",  # its text encoder reads what is written in the picture alone
     "Ideogram4Pipeline": _NO_ENCODER,
     "JoyImageEditPipeline": _NO_PICTURE,
     "Kandinsky5I2VPipeline": "are not latents",
@@ -56,7 +55,8 @@ REFUSED = {
     "StableCascadeDecoderPipeline": "has no attention maps",
     "StableCascadeCombinedPipeline": "has no attention maps",
 }
-NO_RELATION = {"BriaFiboEditPipeline"}  # its prompts are JSON, in which none is named in words
+# Prompts that are JSON name none in words; a text encoder that reads lettering alone gets it in quotes.
+NO_RELATION = {"BriaFiboEditPipeline", "GlmImagePipeline"}
 # Words need more tokens here: these put a template ahead of the prompt and keep its end.
 LONGER = [name for name in ENTRIES if name.startswith(("Sana", "JoyImage"))]
 # A ControlNet looks at the latents before they move. Others join more to their first latents, or scale them behind.

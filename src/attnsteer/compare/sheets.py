@@ -125,6 +125,7 @@ def settings_line(request: Request) -> str:
         f"seed {request.seed}",
         f"{request.steps} steps" if request.steps else "",
         f"guidance {request.guidance_scale:g}" if request.guidance_scale is not None else "",
+        f"true CFG {request.extra['true_cfg_scale']}" if "true_cfg_scale" in request.extra else "",
         f"{request.width}x{request.height} px" if request.width and request.height else "",
         f"{request.frames} frames" if request.frames else "",
         f"attnsteer {__version__}",

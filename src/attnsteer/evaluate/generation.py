@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -145,7 +145,7 @@ class Studio:
             guides.append(negative_guidance(self.request) if rule is NAG else rule())
         if method.steer and self.steering is not None:
             steering = self.steering
-            guides.append(_by_classifier(steering, method) if method.picks else steering)
+            guides.append(_by_classifier(steering, method) if method.picks else _retried(steering, method))
         guides = [with_settings(one, left) for one in guides]
         if left:
             raise ValueError(f"{method.name}: there is no setting {', '.join(left)}; see the sweep of `evaluate`")
@@ -179,6 +179,13 @@ def _by_classifier(steering: Any, method: Method) -> Any:
     from attnsteer.steering.best_of import best_of_by_objective
 
     return best_of_by_objective(steering, method.candidates or 2)
+
+
+def _retried(steering: Any, method: Method) -> Any:
+    """Steering of as many seeds in turn as the method allows."""
+    from attnsteer.steering.retry import Retries
+
+    return steering if method.attempts == 1 else replace(steering, retries=Retries(method.attempts))
 
 
 def _clips(output: Any) -> list[list[Image.Image]]:

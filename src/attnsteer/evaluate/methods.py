@@ -16,6 +16,7 @@ EXPLAINED: Final = {
     "orthogonal": "orthogonal negative guidance",
     "nasa": "negative-away steer attention",
     "steer": "learned steering",
+    "steer-N": "learned steering of up to N seeds in turn, until the classifier finds one right",
     "both": "normalized attention guidance and learned steering",
     "best-of-N": "the best of N seeds of the stock pipeline, as the scoring rule itself sees it",
     "best-of-equal": "the same, with as many seeds as the compute budget pays for, rounded up; see --budget",
@@ -43,6 +44,7 @@ class Method:
         best_of: Seeds of which the scoring rule takes the best; `EQUAL` means as many as the compute budget pays for.
         candidates: Seeds of which the relation classifier takes the best, with `steer`; `EQUAL` likewise; None means
             that it steers instead.
+        attempts: Seeds that are steered in turn until the classifier finds one right, with `steer`; 1 judges none.
     """
 
     name: str
@@ -51,12 +53,15 @@ class Method:
     cfg: bool = False
     best_of: int = 1
     candidates: int | None = None
+    attempts: int = 1
 
     @property
     def title(self) -> str:
         """For people."""
         if self.candidates:
             return f"Best of {self.candidates} by classifier"
+        if self.attempts > 1:
+            return f"Steered, {self.attempts} attempts"
         return _TITLES.get(self.name, f"Best of {self.best_of}")
 
     @property
@@ -112,9 +117,11 @@ def parse_methods(names: str | Sequence[str]) -> tuple[Method, ...]:
 def _method(name: str) -> Method:
     if name in _PLAIN:
         return _PLAIN[name]
-    number = re.fullmatch(r"best-of-(\d+)(-by-classifier)?", name)
-    if number is None or int(number[1]) < 2:
+    number = re.fullmatch(r"(?:best-of|steer)-(\d+)(-by-classifier)?", name)
+    if number is None or int(number[1]) < 2 or name.startswith("steer") and number[2]:
         raise ValueError(f"method must be one of {', '.join(EXPLAINED)} (N >= 2), got {name!r}")
+    if name.startswith("steer"):
+        return Method(name, steer=True, attempts=int(number[1]))
     if number[2]:
         return Method(name, steer=True, candidates=int(number[1]))
     return Method(name, best_of=int(number[1]))

@@ -64,14 +64,17 @@ class LeanAdvice:
     Attributes:
         iterations: Most forward and backward passes per denoising step.
         step_size: Length of a step relative to the latents' norm.
+        presence: For `Retries`: peak of the map of an object that is there.
     """
 
     iterations: int | None = None
     step_size: float | None = None
+    presence: float | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Those that are given, by the rule's names."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """Those of the rule that are given, by its names."""
+        own = {"iterations": self.iterations, "step_size": self.step_size}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,14 @@ class Judgement(NamedTuple):
         losses: Differentiable with respect to the latents; 0 where a row has fewer relations than others.
         probabilities: In [0, 1]; 1 where a row has fewer relations.
         wanted: False where a row has fewer relations.
+        peaks: How clearly the fainter object of each relation is seen, in [0, 1]; see `seen`. 1 where a row has fewer
+            relations; None where the judge does not tell.
     """
 
     losses: Float[Tensor, "rows relations"]
     probabilities: Float[Tensor, "rows relations"]
     wanted: Bool[Tensor, "rows relations"]
+    peaks: Float[Tensor, "rows relations"] | None = None
 
 
 class Judge(Protocol):

@@ -22,7 +22,7 @@ from attnsteer.steering.combined import Combined
 from attnsteer.steering.descent import LeanRule
 from attnsteer.steering.grids import check_grid
 from attnsteer.steering.latents import LatentSteering
-from attnsteer.steering.locate import text_rows_of
+from attnsteer.steering.locate import cut_off, text_rows_of
 from attnsteer.steering.noise import log_snr_of
 from attnsteer.steering.objectives import CentroidObjective, ClassifierObjective, Objective, relation_rows
 from attnsteer.steering.published import assign_by_intervals
@@ -177,8 +177,11 @@ class LearnedSteering:
             plain = strip_markup(text)
             relations = [*plain.relations] or [*self.reader(plain.text)]
             for r in relations:
-                known = "" if self._judges(r) else "  (not judged by this classifier)"
-                lines.append(f"steering: {r.subject.text!r} {r.relation} {r.object.text!r}{known}")
+                cut = cut_off(pipe, plain.text, (r.subject, r.object))
+                note = "not judged by this classifier" if not self._judges(r) else cut
+                lines.append(
+                    f"steering: {r.subject.text!r} {r.relation} {r.object.text!r}" + f"  ({note})" * bool(note)
+                )
             skipped = explain_relations(plain.text).skipped
             lines += [f"steering: skipped {s.span.text!r}: {s.reason}" for s in skipped]
             if not relations:

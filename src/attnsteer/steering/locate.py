@@ -16,7 +16,7 @@ from attnsteer.pipeline.conditioning import Conditioning
 from attnsteer.pipeline.denoisers import denoisers_of
 from attnsteer.steering.call_rows import perturbed
 from attnsteer.steering.relations import Span
-from attnsteer.steering.tokens import match_text_rows, token_indices
+from attnsteer.steering.tokens import RowMatch, match_text_rows, token_indices
 from attnsteer.texts.inject import batch_size
 
 _TRANSFORMED = (
@@ -106,6 +106,26 @@ def tokenizer_of(pipe: Any, encoder: str) -> Any:
     return found if hasattr(found, "all_special_ids") else getattr(found, "tokenizer", found)
 
 
+def cut_off(pipe: Any, prompt: str, spans: Sequence[Span]) -> str:
+    """Why a pipeline's tokenizers cut one of the spans off by their own limits; "" if one of them keeps them all.
+
+    A pipeline may read fewer tokens than its tokenizer (`max_sequence_length`), or put a template around the prompt;
+    that shows in a call only.
+    """
+    reasons = []
+    for name in pipe.components:
+        tokenizer = tokenizer_of(pipe, name)
+        if not hasattr(tokenizer, "convert_ids_to_tokens"):
+            continue
+        try:
+            for span in spans:
+                token_indices(tokenizer, prompt, span)
+            return ""
+        except ValueError as reason:
+            reasons.append(str(reason))
+    return next(iter(reasons), "")
+
+
 def _last_layer(encoder: nn.Module) -> list[nn.Module]:
     """The last of the encoder's layers: some pipelines read it ahead of the final norm."""
     lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module)]
@@ -164,8 +184,8 @@ def text_rows_of(
         if row % per_prompt and torch.equal(text[row], text[row - 1]):
             found.append(found[-1])
             continue
-        encodings = watch.of_prompt(number, len(prompts))
-        found.append({span: _rows_of_span(encodings, text[row], prompts[number], span) for span in spans[number]})
+        encodings, picture = watch.of_prompt(number, len(prompts)), _Text(text[row])
+        found.append({span: _rows_of_span(encodings, picture, prompts[number], span) for span in spans[number]})
     return found, per_prompt
 
 
@@ -182,7 +202,27 @@ def _texts(capture: Conditioning, arguments: Mapping[str, Any], rows: "slice | T
     return [given[row].movedim(axis, 0).flatten(1) for row in chosen]
 
 
-def _rows_of_span(encodings: Sequence[Sequence[Encoding]], text: Tensor, prompt: str, span: Span) -> list[int]:
+@dataclass
+class _Text:
+    """The denoiser's text for one picture, (tokens, channels), compared once with what each encoder gave."""
+
+    rows: Tensor
+    known: dict[int, RowMatch | ValueError] = field(default_factory=dict)
+
+    def match(self, states: Tensor) -> RowMatch:
+        """As `match_text_rows`. The states must live as long as this text does."""
+        if id(states) not in self.known:
+            try:
+                self.known[id(states)] = match_text_rows(self.rows, states)
+            except ValueError as problem:
+                self.known[id(states)] = problem
+        found = self.known[id(states)]
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+
+def _rows_of_span(encodings: Sequence[Sequence[Encoding]], text: _Text, prompt: str, span: Span) -> list[int]:
     """Rows of one text that hold a span, from every encoder whose output is in it (CLIP and T5 in SD3)."""
     rows: set[int] = set()
     reasons: list[str] = []
@@ -200,7 +240,7 @@ def _rows_of_span(encodings: Sequence[Sequence[Encoding]], text: Tensor, prompt:
     return sorted(rows)
 
 
-def _placed(encoding: Encoding, text: Tensor, prompt: str, span: Span, reasons: list[str]) -> list[int]:
+def _placed(encoding: Encoding, text: _Text, prompt: str, span: Span, reasons: list[str]) -> list[int]:
     """Rows of the text that hold the span as this encoder wrote it; none if it did not, with the reason why."""
     try:
         indices = token_indices(encoding.tokenizer, prompt, span, input_ids=encoding.ids)
@@ -209,7 +249,7 @@ def _placed(encoding: Encoding, text: Tensor, prompt: str, span: Span, reasons: 
         return []
     for states in encoding.states:
         try:
-            return match_text_rows(text, states).text_rows(indices)
+            return text.match(states).text_rows(indices)
         except ValueError as reason:
             reasons.append(str(reason))
     return []

@@ -69,6 +69,17 @@ class PresenceObjective:
         return (line[:, None] * line)[None, None]
 
 
+def seen(maps: Float[Tensor, "batch 2 channels height width"]) -> Float[Tensor, " batch"]:
+    """How clearly the fainter of two objects is seen in its maps, in [0, 1]: no gradient.
+
+    min_s max_x m_s(x),   m_s = mean_h m_{s,h}, of sum 1
+
+    An object that is not in the picture is read everywhere a little, 1 / (height width) at least.
+    """
+    mean = maps.detach().float().mean(dim=2).flatten(2)
+    return (mean.amax(dim=2) / mean.sum(dim=2).clamp_min(1e-12)).amin(dim=1)
+
+
 def attend_and_excite_rule() -> PublishedRule:
     """Attend-and-Excite's schedule for 50 steps, of which the first 25 are steered, as closely as a rule here can.
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from attnsteer.pipeline.schedule import Window
-from attnsteer.steering.descent import Descent, Judge
+from attnsteer.steering.descent import Descent, Judge, Judgement
 from attnsteer.steering.run import Rule, SteeringReport
 from attnsteer.steering.select import with_seed
 from attnsteer.steering.trials import Run, Watch, random_states, set_random_states
@@ -36,18 +37,27 @@ class Retries:
     With a list of generators each picture is tried anew by itself; with a single one, all pictures of the call are
     drawn, and those that were wrong are replaced.
 
+    The objective says where objects stand, not whether they are there. So the score of an attempt is
+
+        prod_r p_r  min(1, min_s peak_s / presence)
+
+    over the relations r and objects s, with the peak of `attnsteer.steering.presence.seen`.
+
     Attributes:
         attempts: Draws at most, >= 2.
-        probability: Probability of all relations together that passes, in (0, 1).
+        probability: Score that passes, in (0, 1).
         at: Fraction of the steps at which the objective judges, [0, 1); None is a fifth of the way from the end of
             steering to the end of the steps.
         detector: Judges finished pictures in the objective's place.
+        presence: Peak of the map of an object that is there, where attempts are judged, [0, 1]; 0 does not ask for it,
+            None is what the classifier's settings advise, if anything.
     """
 
     attempts: int = 3
     probability: float = 0.8
     at: float | None = None
     detector: Detector | None = None
+    presence: float | None = None
 
     def __post_init__(self) -> None:
         if self.attempts < 2:
@@ -56,6 +66,8 @@ class Retries:
             raise ValueError(f"probability must be in (0, 1), got {self.probability}")
         if self.at is not None and not 0.0 <= self.at < 1.0:
             raise ValueError(f"at must be in [0, 1), got {self.at}")
+        if self.presence is not None and not 0.0 <= self.presence <= 1.0:
+            raise ValueError(f"presence is a share of a map in [0, 1], got {self.presence}")
 
     def judged_at(self, end: float) -> float:
         """The fraction of the steps at which attempts are judged, for steering that ends at `end`.
@@ -79,12 +91,14 @@ class SteeredWatch(Watch):
         rule: Moves the latents.
         steered: Where it does.
         judged: From where on the latents are judged.
+        presence: See `Retries`; 0 asks for none.
         total: Number of denoising steps, known once the run has begun.
     """
 
     rule: Rule | None = None
     steered: Window = field(default_factory=Window)
     judged: Window = field(default_factory=Window)
+    presence: float = 0.0
     total: Callable[[], int] = lambda: 1
 
     def __call__(self, judge: Judge, latents: Tensor, step_index: int) -> Descent:
@@ -96,6 +110,13 @@ class SteeredWatch(Watch):
             return super().__call__(judge, latents, step_index)
         certain = torch.ones(len(latents))
         return Descent(latents, 0, certain, certain)
+
+    def scored(self, judged: Judgement) -> Float[Tensor, " rows"]:
+        """Probability of all relations, less where an object is seen faintly; see `Retries`."""
+        score = super().scored(judged)
+        if judged.peaks is None or not self.presence:
+            return score
+        return score * (judged.peaks.amin(dim=1) / self.presence).clamp(max=1.0)
 
 
 def retrying(run: Run) -> Run:
@@ -184,7 +205,7 @@ class _Attempts:
             verdicts = verdicts_of(self.retries.detector, [pictures[drawn.places[row]] for row in rows], relations)
             return [float(verdict) for verdict in verdicts]
         steered, judged = Window(self.method.start, self.method.end), Window(self.at, 1.0)
-        watch = SteeredWatch(ends, self.method.rule, steered, judged)
+        watch = SteeredWatch(ends, self.method.rule, steered, judged, _presence(self.retries, self.method))
         self._draw(number, rows, replace(self.method, rule=watch, end=1.0, seeds=None, verify=None))
         if watch.score is None:
             raise RuntimeError("an attempt was not judged")
@@ -224,3 +245,10 @@ class _Attempts:
             if rows:
                 output = merged(output, drawn.output, rows, [drawn.places[row] for row in rows])
         return output
+
+
+def _presence(retries: Retries, method: LearnedSteering) -> float:
+    if retries.presence is not None:
+        return retries.presence
+    classifier = getattr(method.objective, "classifier", None)
+    return (classifier.settings.lean.presence if classifier is not None else None) or 0.0

@@ -15,6 +15,7 @@ from attnsteer.steering.call_rows import rows_of
 from attnsteer.steering.descent import Descent, Judge, Judgement
 from attnsteer.steering.objectives import Objective
 from attnsteer.steering.offload import weights_by_reference
+from attnsteer.steering.presence import seen
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.region import Region, as_given, latents_of, put
 from attnsteer.steering.relations import Relation, Span
@@ -85,7 +86,7 @@ class SteeringReport:
         per_prompt: Pictures of each prompt: row r shows `relations[r // per_prompt]`.
         steps: One entry per steered step.
         trials: Reports of the runs that were made before this one: seeds that were tried, and the plain run that was
-            verified. Their steps were judged, not steered.
+            verified. Their steps were judged, not steered. A run for some of the prompts counts the pictures of these.
         verified: For each row that was judged, how probable its relations were in the plain run that was verified by
             the objective; empty without verification, or with a judge of the caller's.
         seeds: For each row that was judged, the number of the seed that was chosen (0 is the caller's own); empty
@@ -206,7 +207,8 @@ class SteeredRun:
         wanted = wanted.to(verdict.loss.device)
         losses = verdict.loss.new_zeros(wanted.shape).masked_scatter(wanted, verdict.loss)
         probabilities = verdict.probability.new_ones(wanted.shape).masked_scatter(wanted, verdict.probability)
-        return Judgement(losses, probabilities, wanted)
+        peaks = probabilities.new_ones(wanted.shape).masked_scatter(wanted, seen(maps).to(probabilities))
+        return Judgement(losses, probabilities, wanted, peaks)
 
 
 @dataclass(frozen=True)

@@ -109,21 +109,56 @@ def _candidates(
     # Padding rows are nearly alike and recur nearly everywhere: begin with those least like the common row.
     unlike = (encoder - encoder.median(dim=0).values).norm(dim=1).tolist()
     telling.sort(key=lambda row: -unlike[row])
-    width, successes = encoder.shape[1], 0
+    if not telling:
+        return
+    values, places = _entries_near(text, encoder[telling], tolerance)
+    successes = 0
     for row in telling:
-        column = int(encoder[row].abs().argmax())
-        value = encoder[row, column]
-        near = tolerance * value.abs()
-        found = False
-        for text_row, text_column in ((text - value).abs() <= near).nonzero().tolist():
-            first = text_column - column
-            if 0 <= first <= text.shape[1] - width:
-                if bool(((text[text_row, first : first + width] - encoder[row]).abs() <= near).all()):
-                    found = True
-                    yield text_row - row, first
-        successes += found  # rows of a cropped template are found nowhere and tell nothing
+        found = _recurrences(text, encoder[row], values, places, tolerance)
+        yield from ((text_row - row, first) for text_row, first in found)
+        successes += bool(found)  # rows of a cropped template are found nowhere and tell nothing
         if successes == _PROBES:
             return
+
+
+def _entries_near(text: "Tensor", rows: "Tensor", tolerance: float) -> "tuple[Tensor, Tensor]":
+    """Entries of the text that may be the largest one of some row, and their places in the flattened text."""
+    import torch
+
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))[:, 0].sort().values
+    low, high = largest - tolerance * largest.abs(), largest + tolerance * largest.abs()
+    new = torch.ones(len(largest), dtype=torch.bool)
+    new[1:] = low[1:] > high.cummax(dim=0).values[:-1]  # intervals that overlap are joined
+    ends = torch.cat([torch.nonzero(new)[1:, 0] - 1, torch.tensor([len(largest) - 1])])
+    edges = torch.stack([low[new], high.cummax(dim=0).values[ends].nextafter(torch.tensor(torch.inf))], dim=1)
+    flat = text.flatten()
+    places = (torch.bucketize(flat, edges.flatten(), right=True) % 2 == 1).nonzero()[:, 0]
+    return flat[places], places
+
+
+def _recurrences(
+    text: "Tensor", row: "Tensor", values: "Tensor", places: "Tensor", tolerance: float
+) -> list[tuple[int, int]]:
+    """Where an encoder row recurs: (text row, first channel), looked for by its largest entry, then by the others.
+
+    Args:
+        text: All rows, (T, D).
+        row: The encoder's, (D_enc,).
+        values: Entries of the text, among them all that may be the row's largest one.
+        places: Where they stand in the flattened text.
+        tolerance: Relative to the row's largest entry.
+    """
+    order = row.abs().argsort(descending=True)
+    near = tolerance * row[order[0]].abs()
+    hits = places[(values - row[order[0]]).abs() <= near]
+    text_rows, first = hits // text.shape[1], hits % text.shape[1] - order[0]
+    for columns in (order[:0], order[:8], order):  # none: whether the row fits there at all
+        inside = (first >= 0) & (first <= text.shape[1] - len(row))
+        text_rows, first = text_rows[inside], first[inside]
+        seen = text[text_rows[:, None], first[:, None] + columns]
+        same = ((seen - row[columns]).abs() <= near).all(dim=1)
+        text_rows, first = text_rows[same], first[same]
+    return list(zip(text_rows.tolist(), first.tolist(), strict=True))
 
 
 def _equal_rows(text: "Tensor", encoder: "Tensor", shift: int, column: int, tolerance: float) -> list[int]:

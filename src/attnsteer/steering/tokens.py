@@ -178,8 +178,11 @@ def _align(prompt: str, text: str, wanted: range) -> int | None:
             raise ValueError(f"{prompt[:200]!r} occurs more than once in the text that was tokenised; pass input_ids")
         return found
     for block in SequenceMatcher(None, prompt, text, autojunk=False).get_matching_blocks():
-        if block.a <= wanted.start and wanted.stop <= block.a + block.size and block.size >= min(8, len(prompt)):
-            return block.b - block.a
+        stop = block.a + block.size
+        if block.a <= wanted.start and wanted.stop <= stop:
+            at_an_end = 0 in (block.a, len(prompt) - stop) and text.count(prompt[block.a : stop]) == 1
+            if block.size >= _SURE or at_an_end:
+                return block.b - block.a
     return None
 
 

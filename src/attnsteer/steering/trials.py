@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnsteer.changes import Attribute, applied
 from attnsteer.pipeline.conditioning import CALLBACKS, preserved
-from attnsteer.steering.descent import Descent, Judge
+from attnsteer.steering.descent import Descent, Judge, Judgement
 from attnsteer.steering.run import SteeringReport
 
 if TYPE_CHECKING:
@@ -41,10 +41,14 @@ class Watch:
         if self.score is not None:
             return Descent(latents, 0, self.score, self.score)
         with torch.no_grad():
-            probabilities = judge(latents).probabilities
-        self.score = probabilities.prod(dim=1)
-        least = probabilities.amin(dim=1)
+            judged = judge(latents)
+        self.score = self.scored(judged)
+        least = judged.probabilities.amin(dim=1)
         return Descent(latents, 1, least, least)
+
+    def scored(self, judged: Judgement) -> Float[Tensor, " rows"]:
+        """How good each row is, in [0, 1]."""
+        return judged.probabilities.prod(dim=1)
 
     @property
     def over(self) -> bool:

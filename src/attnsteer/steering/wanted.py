@@ -10,6 +10,7 @@ from attnsteer.steering.relations import Relation, Span, parse_relations, strip_
 
 Reader = Callable[[str], Sequence[Relation]]
 """What finds relations in a prompt; `parse_relations` is one."""
+_FURTHER = ("prompt_2", "prompt_3", "prompt_4")
 
 
 def wanted_relations(
@@ -23,7 +24,8 @@ def wanted_relations(
         known: Relation names that a caller may state, beside those that the parser knows and their synonyms.
         reader: Finds the relations of a prompt without markup.
 
-    Raises: ValueError if the call has no prompt in words, or a relation is not in it.
+    Raises: ValueError if the call has no prompt in words, or a relation is not in it but in a further prompt, which
+        goes to another text encoder.
     """
     given, override = call.get("prompt"), call.get("steer_relations")
     if given is None:
@@ -31,11 +33,27 @@ def wanted_relations(
     plain = [strip_markup(prompt) for prompt in ([given] if isinstance(given, str) else given)]
     if override is None:
         wanted = [[*p.relations] or [*reader(p.text)] for p in plain]
+        _check_further(call, wanted, reader)
     else:
         lists = _per_prompt(override, len(plain))
         wanted = [[_relation(p.text, r, known) for r in chosen] for p, chosen in zip(plain, lists, strict=True)]
     texts = [p.text for p in plain]
     return (texts[0] if isinstance(given, str) else texts), wanted
+
+
+def _check_further(call: Mapping[str, Any], wanted: Sequence[Sequence[Relation]], reader: Reader) -> None:
+    """Raise a ValueError if a text for another encoder names a relation where the prompt itself names none."""
+    for name in _FURTHER:
+        given = call.get(name)
+        texts = [given] * len(wanted) if isinstance(given, str) else list(given or ())
+        for text, own in zip(texts, wanted, strict=False):
+            found = [] if own or not isinstance(text, str) else [*reader(strip_markup(text).text)]
+            if found:
+                said = f"{found[0].subject.text!r} {found[0].relation} {found[0].object.text!r}"
+                raise ValueError(
+                    f"{name} says {said}, prompt names no relation, and steering reads prompt: say it there too, or "
+                    "pass steer_relations=[] to leave this call as it is"
+                )
 
 
 def _per_prompt(given: Sequence[Any], prompts: int) -> list[Sequence[Any]]:

@@ -135,11 +135,11 @@ purpose in {WRONG:.0%} of the cases, so the model knows objects but not relation
 
 **Training.** From random weights with `python -m attnsteer.world.train mmdit --optimizer muon` (Muon for the matrices,
 AdamW for the rest): 2,400 iterations at 16 pixels, then 2,600 at 32 pixels with `--start`; 95 minutes of a busy CPU
-core together. Seeds, settings and losses are in `training/log-1.jsonl` and `log-2.jsonl`. The autoencoder is set by hand to
-pass pixels through.
+core together. Seeds, settings and losses are in `training/log-1.jsonl` and `log-2.jsonl`. The autoencoder is set by
+hand to pass pixels through.
 """,
         {
-            "steps": 20, "width": 32, "height": 32, "nag_scale": 5.0,
+            "steps": 20, "guidance_scale": 1.0, "width": 32, "height": 32, "nag_scale": 5.0,
             "extra": {"max_sequence_length": MAX_TOKENS, "true_cfg_scale": 1.5, "negative_prompt": ""},
         },
         "The guidance scale and the steps were chosen on other prompts and seeds. ",

@@ -3,7 +3,9 @@
 The teacher draws trajectories of its probability-flow ODE with classifier-free guidance and many steps. The student,
 which starts as a copy, learns to land on the same states with one step where the teacher took several, and without
 guidance (`landing.py`). Source: Salimans & Ho 2022, Progressive distillation, arXiv:2202.00512, here with all
-halvings in one and the states kept on disk, as in Luhman & Luhman 2021, arXiv:2101.02388.
+halvings in one and the states kept on disk, as in Luhman & Luhman 2021, arXiv:2101.02388. With `--consistent` it
+learns the end of the trajectory from all of these states, as in Song et al. 2023, Consistency models,
+arXiv:2303.01469, and is sampled as in Luo et al. 2023, Latent consistency models, arXiv:2310.04378.
 
 Every shard of trajectories and every 100 iterations are kept, so the command goes on where it was stopped.
 """
@@ -37,6 +39,7 @@ class Distillation:
         substeps: Teacher steps for one of the student's.
         guidance_scale: Of the teacher; the student needs none.
         shards, batch: Trajectories on disk: `shards` files of `batch`.
+        consistent: Whether each step aims at the end of the trajectory; such a student serves fewer steps too.
         start: Folder of the model whose weights the student starts from, such as a student of more steps; the
             teacher's if empty.
     """
@@ -50,6 +53,7 @@ class Distillation:
     iterations: int = 800
     learning_rate: float = 2e-4
     average: float = 0.995
+    consistent: bool = False
     start: str = ""
 
 
@@ -88,6 +92,8 @@ class Student:
         self.pipe, self.folder, self.settings = pipe, folder, settings
         self.landing: Landing = landing_of(pipe)
         self.landing.prepare_student(settings.steps)
+        if settings.consistent:
+            self.landing.prepare_consistent()
         files = [load_file(path) for path in shards]
         self.states = torch.cat([file["states"] for file in files])
         self.ids = {name: torch.cat([file[name] for file in files]) for name in self.landing.text_encoders}
@@ -109,8 +115,9 @@ class Student:
         generator = torch.Generator().manual_seed(settings.seed * 7_000_003 + self.iteration)
         rows = torch.randint(len(self.states), (32,), generator=generator)
         steps = torch.randint(settings.steps, (32,), generator=generator)
-        states, targets = self.states[rows, steps].float(), self.states[rows, steps + 1].float()
-        loss = self.landing.loss(states, targets, steps, {name: ids[rows] for name, ids in self.ids.items()})
+        ends = torch.full_like(steps, settings.steps) if settings.consistent else steps + 1
+        states, targets = self.states[rows, steps].float(), self.states[rows, ends].float()
+        loss = self.landing.loss(states, targets, steps, ends, {name: ids[rows] for name, ids in self.ids.items()})
         rate = settings.learning_rate * (1 - self.iteration / settings.iterations)
         for group in self.optimizer.param_groups:
             group["lr"] = max(rate, 1e-5)
@@ -162,7 +169,11 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder for trajectories, checkpoints and the student"
     )
     for name, default in asdict(Distillation()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            parser.add_argument(option, type=type(default), default=default)
     given = vars(parser.parse_args())
     distil(given.pop("model"), given.pop("work"), Distillation(**given))
 

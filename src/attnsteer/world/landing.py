@@ -1,11 +1,22 @@
-"""What a few-step student must predict so that one of its steps lands where its teacher took several."""
+"""What a few-step student must predict so that one of its steps lands where its teacher took several.
+
+Or so that it lands at the end of the teacher's trajectory from wherever it is, as consistency models do: then noise is
+added again for the next step, and one student serves one step, two and four.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import torch
-from diffusers import DDIMScheduler, FluxPipeline, StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchLCMScheduler,
+    FluxPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -16,6 +27,7 @@ from attnsteer.world.text import MAX_TOKENS, tokenize
 from attnsteer.world.unet import denoising_loss
 
 Ids = dict[str, Int[Tensor, "batch tokens"]]
+Steps = Int[Tensor, " batch"]
 
 
 class Landing(Protocol):
@@ -36,8 +48,14 @@ class Landing(Protocol):
     def prepare_student(self, steps: int) -> None:
         """Give the pipeline the sampler of the student, set to its number of steps."""
 
-    def loss(self, states: Tensor, targets: Tensor, steps: Int[Tensor, " batch"], ids: Ids) -> Tensor:
-        """Mean loss of the denoiser: states before the student's `steps`, targets after them."""
+    def prepare_consistent(self) -> None:
+        """Give the pipeline the sampler that adds noise again after each step; `prepare_student` comes first."""
+
+    def loss(self, states: Tensor, targets: Tensor, steps: Steps, ends: Steps, ids: Ids) -> Tensor:
+        """Mean loss of the denoiser: states before the student's `steps`, targets before the steps `ends`.
+
+        One more than the last step is the end of the trajectory, the picture.
+        """
 
 
 def landing_of(pipe: Any) -> Landing:
@@ -77,9 +95,13 @@ class UNetLanding:
         self.alphas = torch.cat([alphas, self.pipe.scheduler.final_alpha_cumprod.view(1)])
         self.denoiser.set_attn_processor(AttnProcessor())  # trains faster on a CPU than the fused kernel
 
-    def loss(self, states: Tensor, targets: Tensor, steps: Int[Tensor, " batch"], ids: Ids) -> Tensor:
+    def prepare_consistent(self) -> None:
+        """See `Landing`."""
+        self.pipe.scheduler = LCMScheduler.from_config(self.pipe.scheduler.config)
+
+    def loss(self, states: Tensor, targets: Tensor, steps: Steps, ends: Steps, ids: Ids) -> Tensor:
         """See `Landing`; weighted as in the teacher's training."""
-        wanted = implied_picture(states, targets, self.alphas[steps], self.alphas[steps + 1])
+        wanted = implied_picture(states, targets, self.alphas[steps], self.alphas[ends])
         with torch.no_grad():
             texts = self.pipe.text_encoder(ids["text_encoder"]).last_hidden_state
         with torch.autocast("cpu", torch.bfloat16):
@@ -117,9 +139,13 @@ class FluxLanding:
         self.sigmas = self.pipe.scheduler.sigmas
         use_plain_attention(self.denoiser)  # trains faster on a CPU than the fused kernel
 
-    def loss(self, states: Tensor, targets: Tensor, steps: Int[Tensor, " batch"], ids: Ids) -> Tensor:
-        """See `Landing`: squared error of the mean velocity (x_next - x) / (sigma_next - sigma)."""
-        here, there = (sigmas[:, None, None] for sigmas in (self.sigmas[steps], self.sigmas[steps + 1]))
+    def prepare_consistent(self) -> None:
+        """See `Landing`."""
+        self.pipe.scheduler = FlowMatchLCMScheduler.from_config(self.pipe.scheduler.config)
+
+    def loss(self, states: Tensor, targets: Tensor, steps: Steps, ends: Steps, ids: Ids) -> Tensor:
+        """See `Landing`: squared error of the mean velocity (x_end - x) / (sigma_end - sigma)."""
+        here, there = (sigmas[:, None, None] for sigmas in (self.sigmas[steps], self.sigmas[ends]))
         side = side_of(self.pipe) // 2
         places = FluxPipeline._prepare_latent_image_ids(len(states), side, side, "cpu", torch.float32)
         with torch.no_grad():

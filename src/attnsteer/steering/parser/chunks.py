@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from attnsteer.steering.parser.labels import label_at
 from attnsteer.steering.parser.lexicon import Lexicon, Meaning, canonical_relation
 from attnsteer.steering.parser.quotes import QUOTED, quoted_words
 from attnsteer.steering.parser.verbs import Verbs
@@ -56,6 +57,7 @@ class _Chunker:
     """One pass over the words; `at` is the index of the next one."""
 
     def __init__(self, text: str, lexicon: Lexicon) -> None:
+        self.text = text
         self.words = split_words(text)
         self.keys = [word.key for word in self.words]
         self.lexicon = lexicon
@@ -91,7 +93,10 @@ class _Chunker:
     # Phrases of the lexicon
 
     def match(self, index: int) -> tuple[int, Meaning] | None:
-        """The lexicon's phrase at word `index`, unless it is part of a hyphenated word (over-ripe) or of a quote."""
+        """The phrase or label at word `index`, unless it is part of a hyphenated word (over-ripe) or of a quote."""
+        label = label_at(self.text, self.words, index, self.lexicon)
+        if label is not None:
+            return label[0], Meaning("places", label[1])
         found = self.lexicon.longest_match(self.keys, index)
         if found is None or self.words[index].hyphened:
             return None

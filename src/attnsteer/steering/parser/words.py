@@ -1,8 +1,8 @@
 """Prompts cut into words and boundaries, with character offsets; prompt syntax is made transparent.
 
 Attention weights `(dog:1.3)`, brackets, quotes, `<lora:...>` and emphasis marks carry no meaning for the parser: they
-are left out, and the word after them remembers the gap. Commas, colons and line ends separate; full stops, blank
-lines and BREAK end a sentence.
+are left out, and the word after them remembers the gap. A learned word of textual inversion, `<cat-toy>`, is a word.
+Commas, colons and line ends separate; full stops, blank lines and BREAK end a sentence.
 """
 
 import re
@@ -13,10 +13,12 @@ _MARKS = "“”‘„‚‟«»‹›「」『』"  # quotes, but for the strai
 _UNSEEN = "\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"  # spaces without width, marks of direction
 _STOP = r"\.{2,}|…|[.](?=[\s\"'”’)\]]|$)|[!?;。！？；]|\n\s*\n"
 _COMMA = r"[,:|/\n•·、，：]|[—–]|(?<=\s)-+(?=\s)|\."
-_MARKUP = rf"<[^<>\n]*>|:-?\d+(?:\.\d+)?(?=\s*[)\]}}])|['\"{_MARKS}()\[\]{{}}]|(?<=[\w)])[+\-]+(?![\w+\-])"
+_EMBEDDING = r"<[A-Za-z][\w-]*>"  # a learned word such as <cat-toy>
+_TAG = rf"(?!{_EMBEDDING})<[^<>\n]*>"
+_MARKUP = rf"{_TAG}|:-?\d+(?:\.\d+)?(?=\s*[)\]}}])|['\"{_MARKS}()\[\]{{}}]|(?<=[\w)])[+\-]+(?![\w+\-])"
 _LETTER = rf"(?:\w|[^\x00-\x7f\s\w•·、，：。！？；…—–’{_MARKS}{_UNSEEN}])"
 _TOKEN = re.compile(
-    rf"(?P<markup>{_MARKUP})|(?P<word>\d+(?:[.,]\d+)+\w*|{_LETTER}+(?:['’]\w+)*|&|(?<!\S)\+(?!\S))"
+    rf"(?P<markup>{_MARKUP})|(?P<word>{_EMBEDDING}|\d+(?:[.,]\d+)+\w*|{_LETTER}+(?:['’]\w+)*|&|(?<!\S)\+(?!\S))"
     rf"|(?P<stop>{_STOP})|(?P<comma>{_COMMA})|(?P<other>\S)"
 )
 _SOFT = frozenset(f"-'’\"{_MARKS}{_UNSEEN}")  # marks that may stand inside a noun phrase
