@@ -13,7 +13,7 @@ from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.objectives import Verdict
 from attnsteer.steering.presence import seen
 from attnsteer.steering.recording import Recording
-from attnsteer.steering.retry import Retries, _presence
+from attnsteer.steering.retry import Retries, presence_wanted
 from attnsteer.steering.select import SeedSelection, with_seed
 from attnsteer.steering.verify import Verification
 from steered import PROMPT, Spy, calls_of, generate, pointed
@@ -218,6 +218,6 @@ def test_the_peak_is_that_of_the_fainter_object():
 def test_a_classifier_advises_the_peak():
     method = LearnedSteering.from_classifier(classifier(presence=0.25))
     assert method.rule == LeanRule(iterations=4)
-    assert _presence(Retries(), method) == 0.25 and _presence(Retries(presence=0.0), method) == 0.0
-    assert _presence(Retries(), LearnedSteering.from_classifier(classifier())) == 0.0
-    assert _presence(Retries(), steering()) == 0.0
+    assert presence_wanted(Retries(), method) == 0.25 and presence_wanted(Retries(presence=0.0), method) == 0.0
+    assert presence_wanted(Retries(), LearnedSteering.from_classifier(classifier())) == 0.0
+    assert presence_wanted(Retries(), steering()) == 0.0

@@ -205,7 +205,7 @@ class _Attempts:
             verdicts = verdicts_of(self.retries.detector, [pictures[drawn.places[row]] for row in rows], relations)
             return [float(verdict) for verdict in verdicts]
         steered, judged = Window(self.method.start, self.method.end), Window(self.at, 1.0)
-        watch = SteeredWatch(ends, self.method.rule, steered, judged, _presence(self.retries, self.method))
+        watch = SteeredWatch(ends, self.method.rule, steered, judged, presence_wanted(self.retries, self.method))
         self._draw(number, rows, replace(self.method, rule=watch, end=1.0, seeds=None, verify=None))
         if watch.score is None:
             raise RuntimeError("an attempt was not judged")
@@ -247,7 +247,8 @@ class _Attempts:
         return output
 
 
-def _presence(retries: Retries, method: LearnedSteering) -> float:
+def presence_wanted(retries: Retries, method: LearnedSteering) -> float:
+    """The peak that is asked of objects: the retries' own, else what the method's classifier advises, else 0."""
     if retries.presence is not None:
         return retries.presence
     classifier = getattr(method.objective, "classifier", None)

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnsteer.families import family_of
-from attnsteer.seam.layers import text_layers
 from attnsteer.steering.classifier_settings import LeanAdvice
 from attnsteer.steering.collect import PairPrompt, noised_maps, sampled_maps
+from attnsteer.steering.data.shapes import recorded_layers
 from attnsteer.steering.dataset import Manifest, MapBatch, ShardWriter, read_manifest
 from attnsteer.steering.recording import Recording
 from attnsteer.steering.train import TrainSettings, default_classifier, evaluate_classifier, train_classifier
-from attnsteer.world.calls import call_keywords, denoiser_of, side_of, text_keywords
+from attnsteer.world.calls import call_keywords, side_of, text_keywords
 from attnsteer.world.captions import phrase
 from attnsteer.world.detect import detect
 from attnsteer.world.measure import find_pair, load_pipeline
@@ -138,13 +137,12 @@ def collect(
     only: Sequence[str] = PARTS,
 ) -> dict[str, Path]:
     """Collect the shards of some parts that are not there yet; returns the parts' folders."""
-    denoiser = denoiser_of(pipe)
-    layers = text_layers(denoiser, family_of(denoiser))
-    channels = sum(
-        layer.module.heads for layer in layers if recording.layers is None or layer.name in recording.layers
-    )
-    schedule = {"scheduler": type(pipe.scheduler).__name__, "num_inference_steps": STEPS}
-    settings = {**schedule, "guidance_scale": collection.guidance_scale}
+    layers, _ = recorded_layers(pipe, recording)
+    channels = sum(count for _, count, _ in layers)
+    settings = {
+        "scheduler": type(pipe.scheduler).__name__, "num_inference_steps": STEPS,
+        "guidance_scale": collection.guidance_scale, "channel_layers": [list(layer) for layer in layers],
+    }  # fmt: skip
     manifest = Manifest(name, RELATIONS, channels, recording.size, recording.layers, settings=settings)
 
     def sampled(seed: int, steps: Sequence[int] = COLLECTED) -> MapBatch:

@@ -12,7 +12,7 @@ from attnsteer.steering.descent import LeanRule, PublishedRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.objectives import CentroidObjective
 from attnsteer.steering.presence import PresenceObjective
-from attnsteer.steering.retry import Retries
+from attnsteer.steering.retry import Retries, presence_wanted
 from attnsteer.steering.select import SeedSelection
 from attnsteer.steering.verify import Verification
 
@@ -61,6 +61,8 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "published": Variant("published rule (factor 5, 16 iterations)",
                              lambda method: replace(method, rule=PublishedRule(step_size=5.0))),
         "centroid": Variant("centroid loss", lambda method: replace(method, objective=CentroidObjective())),
+        "centroid-retries": Variant("centroid loss, up to 3 attempts, its own judge", lambda method: replace(
+            method, objective=CentroidObjective(), retries=Retries(3, presence=presence_wanted(Retries(), method)))),
         "centroid-presence": Variant("centroid loss with presence and balance", lambda method: replace(
             method, objective=CentroidObjective(presence=0.5, balance=0.5))),
         "attend-and-excite": Variant("Attend-and-Excite's objective", lambda method: replace(

@@ -35,10 +35,24 @@ def shapes_maps(pipe: Any, item: Mapping[str, Any], recording: Recording, guidan
         own = Collection(batch=item["size"])
         own = own if guidance_scale is None else replace(own, guidance_scale=guidance_scale)
         batch = sampled_batch(pipe, recording, item["seed"], own)
+    channels, length = recorded_layers(pipe, recording)
+    return Collected(batch, channels, length, relations=tuple(RELATIONS))
+
+
+def recorded_layers(pipe: Any, recording: Recording) -> tuple[tuple[tuple[str, int, int], ...], int]:
+    """What a manifest needs to know of the layers that give maps, and the text's length: from one call of a denoiser.
+
+    Args:
+        pipe: Embedded model.
+        recording: Which maps.
+
+    Returns: Name, number of channels and place of each layer, in the order of the maps' channels; text tokens.
+    """
+    from attnsteer.world.calls import call_keywords
+
     denoiser = getattr(pipe, denoisers_of(pipe)[0])
-    arguments = captured(pipe, [denoiser], {"prompt": "a square"})
+    arguments = captured(pipe, [denoiser], {"prompt": "a square", **call_keywords(pipe, 1, 2, 1.0)})
     size, layers = recording.size, recording.layers
     with torch.no_grad(), record_maps(denoiser, [[0]], layers=layers, size=size, stop_after=bool(layers)) as recorder:
         denoiser(**arguments)
-    length = text_length(family_of(denoiser), arguments)
-    return Collected(batch, named(denoiser, recorder.channels), length, relations=tuple(RELATIONS))
+    return named(denoiser, recorder.channels), text_length(family_of(denoiser), arguments)

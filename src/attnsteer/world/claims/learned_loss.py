@@ -81,8 +81,8 @@ def plan(scope: Scope) -> list[VariantTask]:
 
 def read(scope: Scope) -> Result:
     """Figures of every variant; the statements compare the learned loss with each."""
-    from attnsteer.world.ablate import KINDS
     from attnsteer.world.ablation_table import distances_from, read_results
+    from attnsteer.world.chains import KINDS
 
     figures: list[Figure] = []
     findings: list[Finding] = []
