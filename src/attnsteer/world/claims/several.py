@@ -16,12 +16,14 @@ from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import EvaluationTask
 
 WANTED: Final = {"2": 0.75, "3": 0.5}
-"""Shares that steering shall reach with so many relations."""
+"""Shares that steering shall reach with so many relations, by one of `STEERED_BY`."""
+PLAIN, STEERED_BY = "none", ("steer", "steer-3")
+METHODS: Final = ",".join((PLAIN, *STEERED_BY))
 
 
 def plan(scope: Scope) -> list[EvaluationTask]:
     """One run for each model with a classifier."""
-    return [relation_task(scope, m, "several", "shapes-chains", "none,steer") for m in scope.of(*STEERED)]
+    return [relation_task(scope, m, "several", "shapes-chains", METHODS) for m in scope.of(*STEERED)]
 
 
 def read(scope: Scope) -> Result:
@@ -49,17 +51,22 @@ def _kind(drawn: Drawn, kind: str) -> tuple[list[Figure], list[Finding]]:
         place = Place(block, drawn.title(name), drawn.seeds)
         there = presence(drawn, name)
         figures += [place.share(RIGHT, values[name]), place.share("all objects there", [there[row] for row in rows])]
-    plain, steered = (figure for figure in figures if figure.name == RIGHT)
-    pair = paired(values["none"], values["steer"])
-    found = [more(f"{block}: steering puts more right", pair, f"{RIGHT}: {steered.text} against {plain.text}")]
-    relations = kind.partition(", ")[2][0]
-    if relations in WANTED:
-        wanted = WANTED[relations]
-        outcome = Outcome.HOLDS if steered.low >= wanted else Outcome.NOT if steered.high < wanted else Outcome.OPEN
-        found.append(
-            Finding(f"{block}: at least {100 * wanted:.0f} % right", outcome, f"{steered.text} ({steered.interval})")
-        )
+    plain, *steered = (figure for figure in figures if figure.name == RIGHT)
+    found = []
+    for name, reached in zip(STEERED_BY, steered, strict=True):
+        title = drawn.title(name)
+        evidence = f"{RIGHT}: {reached.text} against {plain.text}"
+        found.append(more(f"{block}: more right, {title}", paired(values[PLAIN], values[name]), evidence))
+        relations = kind.partition(", ")[2][0]
+        if relations in WANTED:
+            found.append(_reaches(f"{block}: at least {100 * WANTED[relations]:.0f} % right, {title}", reached,
+                                  WANTED[relations]))  # fmt: skip
     return figures, found
+
+
+def _reaches(statement: str, share: Figure, wanted: float) -> Finding:
+    outcome = Outcome.HOLDS if share.low >= wanted else Outcome.NOT if share.high < wanted else Outcome.OPEN
+    return Finding(statement, outcome, f"{share.text} ({share.interval})")
 
 
 CLAIM: Final = Claim(
