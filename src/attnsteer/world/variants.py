@@ -61,7 +61,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "published": Variant("published rule (factor 5, 16 iterations)",
                              lambda method: replace(method, rule=PublishedRule(step_size=5.0))),
         "centroid": Variant("centroid loss", lambda method: replace(method, objective=CentroidObjective())),
-        "centroid-retries": Variant("centroid loss, up to 3 attempts, its own judge", lambda method: replace(
+        "centroid-retries": Variant("centroid loss, up to 3 attempts", lambda method: replace(
             method, objective=CentroidObjective(), retries=Retries(3, presence=presence_wanted(Retries(), method)))),
         "centroid-presence": Variant("centroid loss with presence and balance", lambda method: replace(
             method, objective=CentroidObjective(presence=0.5, balance=0.5))),
