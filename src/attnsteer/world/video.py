@@ -37,9 +37,9 @@ class VideoSize:
 
     picture: int = clips.SIDE
     frames: int = clips.FRAMES
-    heads: int = 5
+    heads: int = 4
     head_dim: int = 32
-    blocks: int = 6
+    blocks: int = 5
 
 
 def build_video_transformer(size: VideoSize, text_width: int) -> WanTransformer3DModel:
