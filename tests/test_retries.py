@@ -62,7 +62,7 @@ def classifier(presence=None):
     size = EncoderSize(width=8, layers=1, heads=2, feedforward=8)
     return RelationClassifier(
         ClassifierSettings(("above", "below"), 2, map_size=4, extractor=size, head=size,
-                           lean=LeanAdvice(iterations=4, presence=presence))
+                           lean=LeanAdvice(iterations=4, backtracking=False, presence=presence))
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_the_peak_is_that_of_the_fainter_object():
 
 def test_a_classifier_advises_the_peak():
     method = LearnedSteering.from_classifier(classifier(presence=0.25))
-    assert method.rule == LeanRule(iterations=4)
+    assert method.rule == LeanRule(iterations=4, backtracking=False)
     assert presence_wanted(Retries(), method) == 0.25 and presence_wanted(Retries(presence=0.0), method) == 0.0
     assert presence_wanted(Retries(), LearnedSteering.from_classifier(classifier())) == 0.0
     assert presence_wanted(Retries(), steering()) == 0.0

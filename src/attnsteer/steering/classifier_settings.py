@@ -64,16 +64,18 @@ class LeanAdvice:
     Attributes:
         iterations: Most forward and backward passes per denoising step.
         step_size: Length of a step relative to the latents' norm.
+        backtracking: Whether a step that raised the loss is taken back.
         presence: For `Retries`: peak of the map of an object that is there.
     """
 
     iterations: int | None = None
     step_size: float | None = None
+    backtracking: bool | None = None
     presence: float | None = None
 
     def settings(self) -> dict[str, Any]:
         """Those of the rule that are given, by its names."""
-        own = {"iterations": self.iterations, "step_size": self.step_size}
+        own = {"iterations": self.iterations, "step_size": self.step_size, "backtracking": self.backtracking}
         return {name: value for name, value in own.items() if value is not None}
 
 
