@@ -130,6 +130,25 @@ def test_pictures_of_one_generator_are_replaced_where_they_were_wrong():
     assert guided.steering_report.attempts == (0, 1, 1)
 
 
+def test_only_some_pictures_may_be_tried_again():
+    """In whatever order they are named; the answers belong to the pictures in the order of the call."""
+    pipe, prompts = pointed("sd"), [PROMPT, OTHER, PROMPT]
+    guided = guide(pipe, steering((0.1, 0.9), (0.9,), retries=Retries(2), rows=(2, 0)))
+    call = {"prompt": prompts, **CALL}
+    result = generate(guided, "sd", generator=[seed(n) for n in range(3)], **call)
+    first = generate(guide(pipe, steering(rows=(2, 0))), "sd", generator=[seed(n) for n in range(3)], **call)
+    assert torch.equal(result[1:], first[1:])
+    assert torch.allclose(result[:1], steered(pipe, generator=other(0, 1)), atol=1e-4)
+    assert guided.steering_report.attempts == (1, 0)
+
+
+def test_no_picture_that_may_be_steered_is_one_plain_run():
+    pipe = pointed("sd")
+    call = {"prompt": ["a bird", PROMPT], **CALL}
+    guided = guide(pipe, steering(retries=Retries(), rows=(0,)))
+    assert torch.equal(generate(guided, "sd", **call), generate(pipe, "sd", **call))
+
+
 def test_a_batch_whose_best_attempts_were_all_ended_is_drawn_again():
     pipe, prompts = pointed("sd"), [PROMPT, OTHER]
     guided = guide(pipe, steering((0.5, 0.1), (0.3, 0.4), (0.2, 0.3), retries=Retries(3)))
@@ -183,6 +202,8 @@ def test_prompts_without_a_relation_are_drawn_once():
         (lambda: Retries(probability=1.0), "probability must be in"),
         (lambda: Retries(at=1.0), "at must be in"),
         (lambda: Retries(presence=2.0), "presence is a share"),
+        (lambda: generate(guide(pointed("sd"), steering((0.9,), retries=Retries(), rows=(0, 4))), "sd"),
+         "rows must be pictures of the call"),
         (lambda: steering(end=1.0, retries=Retries()), "goes on to 1 of the steps"),
         (lambda: steering(end=0.5, retries=Retries(at=0.4)), "goes on to 0.5 of the steps"),
         (lambda: generate(guide(pointed("sd"), steering(retries=Retries())), "sd", latents=torch.zeros(1, 4, 8, 8)),

@@ -29,10 +29,10 @@ class Retries:
     """How often a picture is drawn until its relations hold, and who says that they do.
 
     Every attempt is steered. The objective judges it some steps after steering has ended: what steering wrote into the
-    latents and the model did not follow is gone by then. The first attempt that passes is kept, else the most probable
-    one. Attempt 0 is the call's own seed. An attempt that failed ends where it is judged, unless the call draws other
-    pictures beside it that are kept: with p the share of attempts that pass and `at` the judged fraction of a steered
-    picture, a single picture costs at most (1 - p) x at + (1 - p)^2 x at + ... more than one steered picture.
+    latents and the model did not follow is gone by then. The first attempt that passes is kept, else the one with the
+    highest score. Attempt 0 is the call's own seed. An attempt that failed ends where it is judged, unless the call
+    draws other pictures beside it that are kept: with p the share of attempts that pass, a failed one costs `at` of a
+    steered picture, and a picture has (1 - p) + (1 - p)^2 + ... of them on average.
 
     With a list of generators each picture is tried anew by itself; with a single one, all pictures of the call are
     drawn, and those that were wrong are replaced.
@@ -163,15 +163,17 @@ class _Attempts:
         self.wanted = call["steer_relations"]
         self.per_prompt = next((int(call[name]) for name in _PER_PROMPT if call.get(name)), 1)
         self.rows = list(range(len(self.wanted) * self.per_prompt))
-        chosen = self.rows if method.rows is None else method.rows
-        self.judged = [row for row in chosen if self.wanted[row // self.per_prompt]]
+        allowed = self.rows if method.rows is None else method.rows
+        self.judged = [row for row in self.rows if row in allowed and self.wanted[row // self.per_prompt]]
         self.scores = dict.fromkeys(self.judged, -1.0)
         self.sources = dict.fromkeys(self.judged, 0)
         self.drawn: dict[int, _Drawn] = {}
         self.reports: list[SteeringReport] = []
 
-    def best(self) -> tuple[Any, SteeringReport]:
-        """The best attempt of each row."""
+    def best(self) -> tuple[Any, SteeringReport | None]:
+        """The best attempt of each row; a single run where no row is to be steered."""
+        if not self.judged:
+            return self.run(dict(self.calls[0]), self.method, rows=self.prompts)
         remaining = self.judged
         for number in range(self.retries.attempts):
             scores = self._attempt(number, remaining)
@@ -215,7 +217,7 @@ class _Attempts:
         """One run for some rows, and for all others until one run has finished; kept if it was not ended early."""
         call = self.calls[number]
         set_random_states(call, self.states[number])
-        chosen = None if self.method.rows is None and len(rows) == len(self.judged) else tuple(rows)
+        chosen = self.method.rows if len(rows) == len(self.judged) else tuple(rows)
         if self.drawn and self.per_prompt == 1 and is_cuttable(call):
             places = {row: place for place, row in enumerate(rows)}
             outer = list(rows) if self.prompts is None else [self.prompts[row] for row in rows]

@@ -43,8 +43,9 @@ STEERED = tuple(range(5, 10))
 """Steered steps. On pictures that were drawn for this choice, starting a step earlier put more chains of relations
 right than starting at 6, where the classifier is surer; starting at 4 brought nothing more."""
 LEAN = LeanAdvice(iterations=6, step_size=0.03, presence=0.01)
-"""Chosen on the same pictures: short steps keep more objects whole than the rule's default of three longer ones. The
-peak is one that nearly all objects which are there exceed at step 12, and most that are missing do not."""
+"""Chosen on the same pictures of the embedded U-Net: short steps keep more objects whole than the rule's default of
+three longer ones. The peak is one that nearly all objects which are there exceed at step 12, and most that are missing
+do not. For another model these are a first guess."""
 MAP_SIZE = 16
 OBJECTS = {2: 0.6, 3: 0.25, 4: 0.15}
 """Share of pictures with so many objects; in larger ones the relation of one neighbouring pair is learnt."""
@@ -54,8 +55,8 @@ OBJECTS = {2: 0.6, 3: 0.25, 4: 0.15}
 class Collection:
     """How much is collected: shards of `batch` pictures; held-out shards come from other seeds."""
 
-    rendered_shards: int = 12
-    sampled_shards: int = 20
+    rendered_shards: int = 28
+    sampled_shards: int = 44
     held_out_shards: int = 6
     batch: int = 48
     guidance_scale: float = 1.5
