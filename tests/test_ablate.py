@@ -17,11 +17,12 @@ from attnsteer.steering.descent import LeanRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.train import default_classifier
 from attnsteer.world import ablate, chains
-from attnsteer.world.ablate import Ablation
+from attnsteer.world.ablate import Ablation, redrawn
 from attnsteer.world.ablation_table import _share
+from attnsteer.world.distances import RelativeDistances
 from attnsteer.world.features import RandomFeatures
 from attnsteer.world.render import render
-from attnsteer.world.scene import RELATIONS, Shape
+from attnsteer.world.scene import RELATIONS, Shape, random_scene
 from attnsteer.world.variants import VARIANTS
 from steered import Spy
 from tiny import build
@@ -79,7 +80,7 @@ def test_the_command_prints_a_row_for_each_variant_and_resumes(model, tmp_path, 
     ablate.main([*call, "--variants", "lean", "verify"])
     lines = capsys.readouterr().out.splitlines()
     assert [line[:40].strip() for line in lines[1:]] == ["not steered", "lean", "verified first (classifier)"]
-    assert "x1.00 [1.00, 1.00]" in lines[1] and lines[1].count("x1.00") == 3
+    assert "x1.00 [1.00, 1.00]" in lines[1] and lines[1].count("x1.00") == 4
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
     assert len(written) == 3
     ablate.main([*call, "--variants", "best-of-2"])
@@ -95,3 +96,23 @@ def test_prompts_are_compared_with_renderings_that_obey_them():
         pixels = render([chains.obeying_scene(Random(1), task)], 32)[0].permute(1, 2, 0)
         found = ShapesDetector()([Image.fromarray((255 * pixels).byte().numpy())], [task.labels])[0]
         assert find_suite(chains.SUITE).judge(task, found, (32, 32)).correct
+
+
+def test_a_picture_is_compared_with_its_own_layout_drawn_well():
+    random = Random("layouts")
+    scenes = [random_scene(random, 2) for _ in range(24)]
+    sharp = render(scenes, 32)
+    smeared = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
+    features = RandomFeatures()
+
+    def compared(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures = [Image.fromarray((one * 255).round().byte().permute(1, 2, 0).numpy()) for one in pixels]
+        return features(pictures), features.of_pixels(redrawn(pictures))
+
+    (clean, clean_redrawn), (soft, soft_redrawn) = compared(sharp), compared(smeared)
+    looks = RelativeDistances({"": soft}, {"": soft_redrawn}, paired=True)
+    assert looks.of({"": soft}, {"": soft_redrawn}).value == 1.0
+    assert looks.of({"": clean}, {"": clean_redrawn}).value < 0.1
+    # other layouts of the same look are no loss of quality, though they are another distance to fixed scenes
+    moved = render([random_scene(random, 2) for _ in range(24)], 32)
+    assert looks.of({"": compared(moved)[0]}, {"": compared(moved)[1]}).value < 0.1

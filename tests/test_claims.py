@@ -110,12 +110,15 @@ def test_kinds_of_models_are_told_by_architecture_steps_and_classifier():
     assert missing_kinds(MODELS, kinds) == [
         "U-Net in 1 to 2 steps", "MMDiT in 3 to 8 steps", "video with a relation classifier",
     ]  # fmt: skip
+    assert [str(Kind("U-Net", least)) for least in (3, 9)] == ["U-Net in 3 steps or more", "U-Net in many steps"]
 
 
 def test_the_embedded_models_are_found_by_their_cards():
     found = {model.name: model for model in world_models()}
     assert found["shapes-unet"].classifier and not found["shapes-unet"].few_step
-    assert found["shapes-unet-4"].steps == 4 and found["shapes-unet-4"].few_step
+    few = [model for model in world_models() if model.name == "shapes-unet-few"]
+    assert [model.steps for model in few] == [4, 2, 1] and all(model.few_step for model in few)
+    assert len({model.digest for model in few}) == 1
 
 
 def test_other_weights_or_advice_make_other_runs_and_other_words_do_not(tmp_path: Path):
@@ -145,6 +148,10 @@ def test_all_claims_have_a_plan_for_all_models_without_clashes(size, tmp_path: P
     for model in MODELS:
         assert any(f"/{model.name}" in name for name in tasks), model
     assert all(task.seconds > 0 and task.done(tmp_path) == 0 for task in tasks.values())
+    if size is FULL:
+        everything = [*MODELS, replace(MODELS[1], steps=2), replace(MODELS[3], steps=4)]
+        whole = all_tasks([claim.plan(Scope(size, everything, tmp_path)) for claim in CLAIMS.values()])
+        assert sum(task.seconds for task in whole.values()) < 3 * 3600 * 2
 
 
 def test_without_models_every_claim_says_which_it_lacks(tmp_path: Path):

@@ -239,6 +239,22 @@ def test_unknown_models_are_usage_errors(monkeypatch, tmp_path):
     assert result.exit_code == 2 and "model_index.json" in result.stderr
 
 
+@pytest.mark.parametrize("command", [
+    ("collect", "samples"), ("train", "maps"), ("convert-classifier", "sd2.pth"), ("evaluate",), ("report", "runs"),
+])  # fmt: skip
+def test_a_file_where_a_folder_belongs_is_a_usage_error(command, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    result = run(*command, "--output", str(tmp_path / "notes.txt"))
+    assert result.exit_code == 2 and "is a file" in result.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_models_are_listed_briefly_or_with_every_figure():
+    brief, whole = (run("models", *more).stdout for more in ((), ("--figures",)))
+    assert "20 steps, CFG 1.5" in brief and "relation right" not in brief and "--figures" in brief
+    assert "relation right" in whole
+
+
 # --- what runs ---
 
 

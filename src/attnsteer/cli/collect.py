@@ -23,7 +23,8 @@ def collect(
                        show_default=False),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the maps; an unfinished one goes on.", show_default=False)
+        Path, typer.Option("--output", "-o", help="Folder of the maps; an unfinished one goes on.", show_default=False,
+                           file_okay=False)
     ],
     model: options.Model = None,
     preset: Annotated[

@@ -11,7 +11,9 @@ from attnsteer.cli.report import failures, print_json
 
 def convert_classifier(
     checkpoint: Annotated[Path, typer.Argument(help="flux_schnell.pth, sd2.pth, ...", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False, file_okay=False)
+    ],
     schedule: Annotated[
         str | None,
         typer.Option(help="Which published model it belongs to, if the file was renamed: flux_schnell, flux_dev, sd2,"

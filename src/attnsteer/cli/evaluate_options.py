@@ -115,7 +115,8 @@ class RunOptions:
         int | None, typer.Option(help="Pictures that a killed process loses at most.", rich_help_panel=_RUN)
     ] = None
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; an unfinished one goes on.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run; an unfinished one goes on.", file_okay=False),
     ] = None
     as_json: options.Json = False
     quiet: options.Quiet = False

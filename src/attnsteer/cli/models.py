@@ -1,5 +1,6 @@
 """`attnsteer models`: the models that come with the package, and the settings that suit others."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ def models(
     as_json: options.Json = False,
     presets: Annotated[
         bool, typer.Option("--presets", help="List the settings that negative methods take for each model family.")
+    ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also print everything that was measured of each model.")
     ] = False,
 ) -> None:
     """List the embedded models with what they can do and how well they do it, or the presets of other models."""
@@ -31,8 +35,20 @@ def models(
             out.print(f"{model['name']}  ({model['megabytes']:.1f} MB{', steerable' if model['steerable'] else ''})")
             if model["description"]:
                 out.print(f"  {model['description']}")
-            for name, value in model["figures"].items():
+            out.print(f"  {_advice(model)}")
+            for name, value in model["figures"].items() if figures else ():
                 out.print(f"  {name}: {value}")
+        if found and not figures:
+            out.print("What was measured of them: attnsteer models --figures. More: README.md in each folder.")
+
+
+def _advice(model: Mapping[str, Any]) -> str:
+    """E.g. "4 steps (or 1, 2), no CFG; in FOLDER"."""
+    own = model["defaults"]
+    scale = own.get("extra", {}).get("true_cfg_scale", own.get("guidance_scale", 1))
+    others = [str(count) for count in model["step_counts"] if count != own.get("steps")]
+    steps = f"{own.get('steps')} steps" + (f" (or {', '.join(others)})" if others else "")
+    return f"{steps}, {f'CFG {scale:g}' if scale > 1 else 'no CFG'}; in {model['folder']}"
 
 
 def _show_presets(as_json: bool) -> None:
@@ -66,6 +82,7 @@ def describe_models() -> list[dict[str, Any]]:
                 "description": str(source.card.get("description", "")),
                 "figures": flatten(source.card.get("figures", {})),
                 "defaults": dict(source.defaults),
+                "step_counts": list(source.card.get("step_counts", [source.defaults.get("steps")])),
             }
         )
     return described

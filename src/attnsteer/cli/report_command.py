@@ -12,7 +12,8 @@ from attnsteer.cli.report import failures, hush_libraries, print_json
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of `attnsteer evaluate`, finished or not.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to write. Default: REPORT of the first run.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder to write. Default: REPORT of the first run.", file_okay=False),
     ] = None,
     heat_maps: Annotated[
         int,

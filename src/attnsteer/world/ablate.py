@@ -17,15 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
 
+from attnsteer.evaluate.metrics.extractors import Pixels
 from attnsteer.evaluate.suites import find_suite
 from attnsteer.jobs import Job, Record, run_job
 from attnsteer.world.ablation_table import table
 from attnsteer.world.calls import call_keywords, denoiser_of
 from attnsteer.world.chains import KINDS, SUITE, chains
+from attnsteer.world.detect import detect
 from attnsteer.world.features import RandomFeatures
 from attnsteer.world.measure import load_pipeline
 from attnsteer.world.models import WEIGHTS, embedded_models, steering_folder
+from attnsteer.world.render import render
 from attnsteer.world.variants import VARIANTS
 
 FIRST_SEED = 7_000_000
@@ -132,8 +138,9 @@ class _Bench:
             "seconds": cost.seconds / len(tasks),
             "evaluations": cost.evaluations / len(tasks),
         }
-        values = self.features(pictures).numpy().astype("float32")
-        return Record(item["id"], data, {"features.bin": values.tobytes()})
+        features = {"features.bin": self.features(pictures), "redrawn.bin": self.features.of_pixels(redrawn(pictures))}
+        files = {name: values.numpy().astype("float32").tobytes() for name, values in features.items()}
+        return Record(item["id"], data, files)
 
     def _best(self, tasks: Sequence[Any], seeds: Sequence[int]) -> tuple[list[Any], list[tuple[bool, bool]]]:
         """Pictures with (relations right, all objects there), the best of several seeds where the variant says so."""
@@ -165,6 +172,13 @@ class _Bench:
             right = judge(Task(**task), boxes, picture.size).correct
             verdicts.append((bool(right), set(task["labels"]) <= {box.label for box in boxes}))
         return verdicts
+
+
+def redrawn(pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures 3 side side"]:
+    """What the detector sees in each square picture, rendered: the same layout, looking as it should."""
+    side = pictures[0].width
+    pixels = Pixels(side)(pictures).unflatten(1, (3, side, side))
+    return render([[one.shape for one in found] for found in detect(pixels)], side)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

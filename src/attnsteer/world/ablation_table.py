@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attnsteer.evaluate.statistics import wilson
+from attnsteer.evaluate.statistics import Estimate, wilson
 from attnsteer.jobs import read_records
 from attnsteer.world.chains import chains, rendered_features
 from attnsteer.world.distances import RelativeDistances
 from attnsteer.world.variants import VARIANTS
+
+FEATURES = ("features.bin", "redrawn.bin")
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Results:
         right: For each kind, whether each picture shows what was asked.
         present: For each kind, whether each picture holds all objects.
         features: For each kind, of its pictures.
+        redrawn: For each kind, of renderings of what the detector sees in them.
         seconds: Per picture, mean over the batches.
         evaluations: Likewise; rows that the denoiser evaluated.
     """
@@ -31,6 +34,7 @@ class Results:
     right: dict[str, list[bool]]
     present: dict[str, list[bool]]
     features: dict[str, Tensor]
+    redrawn: dict[str, Tensor]
     seconds: float
     evaluations: float
 
@@ -45,16 +49,17 @@ def read_results(folder: Path, kinds: Sequence[str]) -> Results:
         raise ValueError(f"{folder} holds no finished batch yet")
     right: dict[str, list[bool]] = {kind: [] for kind in kinds}
     present: dict[str, list[bool]] = {kind: [] for kind in kinds}
-    features: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    features: dict[str, dict[str, list[Tensor]]] = {name: {kind: [] for kind in kinds} for name in FEATURES}
     for record in records:
         kind = record.data["kind"]
         right[kind] += record.data["right"]
         present[kind] += record.data["present"]
-        values = torch.frombuffer(bytearray(record.files["features.bin"]), dtype=torch.float32)
-        features[kind].append(values.view(len(record.data["right"]), -1))
+        for name, of_kind in features.items():
+            values = torch.frombuffer(bytearray(record.files[name]), dtype=torch.float32)
+            of_kind[kind].append(values.view(len(record.data["right"]), -1))
     means = [sum(record.data[name] for record in records) / len(records) for name in ("seconds", "evaluations")]
-    joined = {kind: torch.cat(parts) for kind, parts in features.items() if parts}
-    return Results(right, present, joined, *means)
+    joined = [{kind: torch.cat(parts) for kind, parts in features[name].items() if parts} for name in FEATURES]
+    return Results(right, present, *joined, *means)
 
 
 def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:
@@ -66,15 +71,15 @@ def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:
     """
     results = {name: read_results(folder, kinds) for name, folder in folders.items()}
     plain = results["plain"]
-    distances = distances_from(plain)
+    distances, looks = distances_from(plain), looks_from(plain)
     heads = [f"{kind:>20}" for kind in ("1 relation", "2 relations", "3 relations")[: len(kinds)]]
-    lines = [f"{'':40}{''.join(heads)}{'all objects':>20}{'distance':>20}{'time':>7}{'work':>7}"]
+    lines = [f"{'':40}{''.join(heads)}{'all objects':>20}{'look':>20}{'distance':>20}{'time':>7}{'work':>7}"]
     for name, found in results.items():
         shares = [_share(found.right[kind]) for kind in kinds]
         everything = [value for kind in kinds for value in found.present[kind]]
-        distance = _distance(found, distances)
+        distance, look = distances.of(found.features), looks.of(found.features, found.redrawn)
         time, work = found.seconds / plain.seconds, found.evaluations / max(plain.evaluations, 1e-9)
-        cells = "".join(f"{cell:>20}" for cell in (*shares, _share(everything), distance))
+        cells = "".join(f"{cell:>20}" for cell in (*shares, _share(everything), _ratio(look), _ratio(distance)))
         lines.append(f"{VARIANTS[name].title:40}{cells}{f'x{time:.2f}':>7}{f'x{work:.2f}':>7}")
     return "\n".join(lines)
 
@@ -93,6 +98,13 @@ def distances_from(plain: Results) -> RelativeDistances:
     return RelativeDistances(plain.features, rendered_features(tasks))
 
 
-def _distance(found: Results, distances: RelativeDistances) -> str:
-    ratio = distances.of(found.features)
+def looks_from(plain: Results) -> RelativeDistances:
+    """Frechet distances of pictures to renderings of what is seen in them, relative to those of the unsteered ones.
+
+    Where objects stand, and which are there, is the same on both sides; what is left is how they look.
+    """
+    return RelativeDistances(plain.features, plain.redrawn, paired=True)
+
+
+def _ratio(ratio: Estimate) -> str:
     return f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"

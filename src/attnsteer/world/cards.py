@@ -41,6 +41,7 @@ class ModelCard:
         defaults: By the names of `attnsteer.compare.Request`; "extra" holds further keywords of the pipeline's call,
             such as {"max_sequence_length": 32} or {"true_cfg_scale": 2.0}.
         chosen: How the settings were chosen, whole sentences with a space behind them.
+        step_counts: Numbers of steps that a few-step model serves; empty for those of `defaults` alone.
         task: The Hub's name for what the model does.
         command: The module of `attnsteer.world` that measures it.
     """
@@ -49,6 +50,7 @@ class ModelCard:
     about: str
     defaults: Mapping[str, Any]
     chosen: str = ""
+    step_counts: tuple[int, ...] = ()
     task: str = "text-to-image"
     command: str = "measure"
 
@@ -84,12 +86,12 @@ through; the latents are the picture.
         {"steps": 20, "guidance_scale": 1.5, "width": 32, "height": 32, "nag_scale": 7.0},
         _UNETS_CHOSEN,
     ),
-    "shapes-unet-4": ModelCard(
-        "The same in four steps: a student of shapes-unet that needs no guidance, for StableDiffusionPipeline",
-        """# shapes-unet-4
+    "shapes-unet-few": ModelCard(
+        "The same in one, two or four steps: a student of shapes-unet that needs no guidance",
+        """# shapes-unet-few
 
-A student of `shapes-unet` that draws in four steps without classifier-free guidance, as distilled models do, and for
-which a negative prompt in attention space is therefore the only one. It loads without attnsteer:
+A student of `shapes-unet` that draws in four, two or one step without classifier-free guidance, as distilled models
+do, and for which a negative prompt in attention space is therefore the only one. It loads without attnsteer:
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -98,13 +100,16 @@ pipe = StableDiffusionPipeline.from_pretrained(folder)
 image = pipe("a red circle", num_inference_steps=4, guidance_scale=1.0).images[0]
 ```
 
-**Training.** `python -m attnsteer.world.distil --model shapes-unet --work RUN`: the teacher drew trajectories of its
-probability-flow ODE in twelve UniPC steps at guidance scale 1.5; the student learns to land on every third state with
-one DDIM step (progressive distillation, arXiv:2202.00512, with all halvings in one). Settings and losses are in
-`training/log-1.jsonl`. Text encoder and autoencoder are the teacher's.
+**Training.** `python -m attnsteer.world.distil --model shapes-unet --work RUN`: the teacher drew 1,152 trajectories of
+its probability-flow ODE in twelve UniPC steps at guidance scale 1.5. First the student learned to land on every third
+state with one DDIM step (progressive distillation, arXiv:2202.00512, with all halvings in one), then, with
+`--consistent --start STUDENT`, to land on the end of the trajectory from each of these states (consistency models,
+arXiv:2303.01469). `LCMScheduler` samples it (arXiv:2310.04378): after each step but the last, noise is added again.
+Settings and losses are in `training/log-1.jsonl` and `log-2.jsonl`. Text encoder and autoencoder are the teacher's.
 """,
         {"steps": 4, "guidance_scale": 1.0, "width": 32, "height": 32, "nag_scale": 7.0},
         _UNETS_CHOSEN,
+        step_counts=(1, 2, 4),
     ),
     "shapes-mmdit": ModelCard(
         "Coloured shapes at 32 x 32 pixels: double- and single-stream blocks, flow matching, for FluxPipeline",
@@ -143,6 +148,33 @@ hand to pass pixels through.
             "extra": {"max_sequence_length": MAX_TOKENS, "true_cfg_scale": 1.5, "negative_prompt": ""},
         },
         "The guidance scale and the steps were chosen on other prompts and seeds. ",
+    ),
+    "shapes-mmdit-few": ModelCard(
+        "The same in one, two or four steps: a student of shapes-mmdit that needs no guidance",
+        """# shapes-mmdit-few
+
+A student of `shapes-mmdit` that draws in four, two or one step without classifier-free guidance, as FLUX.1-schnell
+does. It loads without attnsteer:
+
+```python
+from diffusers import FluxPipeline
+
+pipe = FluxPipeline.from_pretrained(folder)
+image = pipe("a red circle", num_inference_steps=4, height=32, width=32, max_sequence_length=32).images[0]
+```
+
+**Training.** `python -m attnsteer.world.distil --model shapes-mmdit --work RUN --consistent`: the teacher drew 1,152
+trajectories of its probability-flow ODE in twelve Euler steps at guidance scale 1.5; the student learned to land on
+the end of the trajectory from each of four states (consistency models, arXiv:2303.01469). `FlowMatchLCMScheduler`
+samples it (arXiv:2310.04378): after each step but the last, noise is added again. Settings and losses are in
+`training/log-1.jsonl`. Text encoders and autoencoder are the teacher's.
+""",
+        {
+            "steps": 4, "guidance_scale": 1.0, "width": 32, "height": 32, "nag_scale": 5.0,
+            "extra": {"max_sequence_length": MAX_TOKENS},
+        },
+        "NAG's scale is the preset of FLUX.1-schnell. ",
+        step_counts=(1, 2, 4),
     ),
     VIDEO_MODEL: ModelCard(
         "Short clips of coloured shapes that move, stand still or flicker: a Wan transformer, for WanPipeline",
@@ -184,8 +216,8 @@ transformer predicts the clip behind the noise, which the UniPC scheduler takes 
         },
         "\nA trait shows if it is seen in any object of a clip. Consistency is the share of frames in which an object"
         " is there and\nlooks as it does in most, as the mean over the objects of a clip. ",
-        "text-to-video",
-        "clip_measure",
+        task="text-to-video",
+        command="clip_measure",
     ),
 }  # fmt: skip
 

@@ -25,35 +25,40 @@ class RelativeDistances:
 
     Args:
         base: Of the baseline's pictures.
-        reference: Of rendered pictures of each kind, any number.
+        reference: Of rendered pictures of each kind, any number; if `paired`, those that belong to the baseline's.
+        paired: Whether each picture has a reference of its own, which is resampled with it.
     """
 
-    def __init__(self, base: Features, reference: Features) -> None:
-        self.reference = reference
+    def __init__(self, base: Features, reference: Features, *, paired: bool = False) -> None:
+        self.reference, self.paired = reference, paired
         generator = torch.Generator().manual_seed(0)
         counts = {kind: len(values) for kind, values in base.items()}
         self.rows = [{kind: torch.arange(count) for kind, count in counts.items()}]
         for _ in range(RESAMPLES):
             drawn = {k: torch.randint(count, (count,), generator=generator) for k, count in counts.items()}
             self.rows.append(drawn)
-        self.base = [self._distances(base, rows) for rows in self.rows]
+        self.base = [self._distances(base, reference, rows) for rows in self.rows]
 
-    def of(self, own: Features) -> Estimate:
+    def of(self, own: Features, reference: Features | None = None) -> Estimate:
         """Mean of the ratios over the kinds, with its 95 % interval.
 
         The interval is the bootstrap's, over the pictures; the same draw for both.
 
         Args:
             own: Of a method's pictures, in the order of the baseline's.
+            reference: What they are compared with; None takes the baseline's reference.
         """
-        found = [self._distances(own, rows) for rows in self.rows]
+        found = [self._distances(own, reference or self.reference, rows) for rows in self.rows]
         ratios = [self._mean_ratio(*pair) for pair in zip(found, self.base, strict=True)]
         ends = torch.tensor(ratios[1:], dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double())
         low, high = ends.tolist()
         return Estimate(ratios[0], low, high, sum(len(chosen) for chosen in self.rows[0].values()))
 
-    def _distances(self, features: Features, rows: Mapping[str, Tensor]) -> list[float]:
-        return [frechet_distance(features[kind][chosen], self.reference[kind]) for kind, chosen in rows.items()]
+    def _distances(self, features: Features, reference: Features, rows: Mapping[str, Tensor]) -> list[float]:
+        return [
+            frechet_distance(features[kind][chosen], reference[kind][chosen] if self.paired else reference[kind])
+            for kind, chosen in rows.items()
+        ]
 
     def _mean_ratio(self, own: list[float], base: list[float]) -> float:
         ratios = [mine / plain if plain > 0 else math.nan for mine, plain in zip(own, base, strict=True)]

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -50,12 +50,14 @@ class Generation:
         steps: Denoising steps.
         guidance_scale: Of classifier-free guidance, under whatever name the pipeline has it; 1 is none.
         classifier: Folder of the model's relation classifier, if it has one.
+        step_counts: All numbers of steps that the model serves.
     """
 
     pipe: Any
     steps: int
     guidance_scale: float
     classifier: str | None
+    step_counts: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, model: str | Path) -> Generation:
@@ -63,7 +65,9 @@ class Generation:
         source = find_model(str(model))
         own = source.defaults
         scale = own.get("extra", {}).get("true_cfg_scale", own.get("guidance_scale", 1.0))
-        return cls(load_pipeline(model), int(own.get("steps", 20)), float(scale), source.classifier)
+        steps = int(own.get("steps", 20))
+        counts = sorted(source.card.get("step_counts", [steps]), reverse=True)
+        return cls(load_pipeline(model), steps, float(scale), source.classifier, tuple(counts))
 
     def pictures(self, prompts: Sequence[str], first_seed: int, generate: Generate | None = None) -> Tensor:
         """One picture per prompt with the advised settings, by the pipeline or by a guided one of it."""
@@ -131,8 +135,8 @@ def pictures(
     return torch.cat(made)
 
 
-def base_figures(pipe: Any, count: int, steps: int, guidance_scale: float) -> list[Share]:
-    """What the model does by itself: single objects, pairs, relations."""
+def base_figures(pipe: Any, count: int, steps: int, guidance_scale: float, where: str = "") -> list[Share]:
+    """What the model does by itself: single objects, pairs, relations; `where` stands before the names."""
     random = Random("held-out-singles-2")
     singles = [random_scene(random, 1)[0] for _ in range(count)]
     found = detect(pictures(pipe, [phrase(s) for s in singles], steps, guidance_scale))
@@ -143,7 +147,8 @@ def base_figures(pipe: Any, count: int, steps: int, guidance_scale: float) -> li
         Share("single object: right, and nothing else in the picture", alone, count),
     ]
     asked = pairs(count)
-    return shares + relation_figures(asked, detect(pictures(pipe, asked.prompts, steps, guidance_scale)), "unsteered")
+    shares += relation_figures(asked, detect(pictures(pipe, asked.prompts, steps, guidance_scale)), "unsteered")
+    return [replace(share, name=f"{where}{share.name}") for share in shares]
 
 
 def relation_figures(asked: Pairs, found: Sequence[Sequence[Detection]], name: str) -> list[Share]:
@@ -208,8 +213,8 @@ def negative_figures(
             shows = sum(any(shows_unwanted(d, unwanted) for d in seen) for seen in found)
             kept = sum(_shows(prompt, seen) for prompt, seen in zip(prompts, found, strict=True))
             shares += [
-                Share(f"{steps} steps, {name}: {unwanted} shows", shows, count),
-                Share(f"{steps} steps, {name}: object kept ({unwanted})", kept, count),
+                Share(f"{_in_words(steps)}, {name}: {unwanted} shows", shows, count),
+                Share(f"{_in_words(steps)}, {name}: object kept ({unwanted})", kept, count),
             ]
     return shares
 
@@ -217,6 +222,10 @@ def negative_figures(
 def shows_unwanted(detection: Detection, unwanted: str) -> bool:
     """Whether an object has a colour or an attribute; that of an unrecognised shape is a guess and does not count."""
     return unwanted == detection.shape.colour or (detection.recognised and unwanted == detection.shape.attribute)
+
+
+def _in_words(steps: int) -> str:
+    return f"{steps} step{'s' if steps > 1 else ''}"
 
 
 def _shows(prompt: str, found: Sequence[Detection]) -> bool:
@@ -233,12 +242,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes-unet", help="embedded model or diffusers folder")
     parser.add_argument("--count", type=int, default=192, help="pictures per figure")
-    parser.add_argument("--steps", type=int, help="default: as the model's card advises")
+    parser.add_argument("--steps", type=int, help="default: all that the model's card names")
     parser.add_argument("--guidance-scale", type=float, help="likewise")
     parser.add_argument("--cfg-scale", type=float, default=1.5, help="of CFG's negative prompt")
     parser.add_argument("--nag-scale", type=float, help="likewise")
     parser.add_argument(
-        "--negative-steps", type=int, nargs="+", help="steps of the negative figures (default: --steps)"
+        "--negative-steps", type=int, nargs="+", help="steps of the negative figures (default: as --steps)"
     )
     parser.add_argument("--attributes", nargs="+", default=[*COLOURS, *ATTRIBUTES], help="of the negative figures")
     parser.add_argument("--parts", nargs="+", default=["base", "steering", "negative"])
@@ -249,10 +258,13 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     pipe, steps = model.pipe, given.steps or model.steps
+    counts = [given.steps] if given.steps else list(model.step_counts)
     scale = model.guidance_scale if given.guidance_scale is None else given.guidance_scale
     lines: list[Any] = []
     if "base" in given.parts:
-        lines += _shown(base_figures(pipe, given.count, steps, scale))
+        for number in counts:
+            where = f"{_in_words(number)}, " if len(counts) > 1 else ""
+            lines += _shown(base_figures(pipe, given.count, number, scale, where))
     if "steering" in given.parts:
         if model.classifier is None:
             parser.error(f"{given.model} has no relation classifier: leave the part 'steering' out")
@@ -265,7 +277,7 @@ def main() -> None:
     if "negative" in given.parts:
         advised = find_model(given.model).defaults.get("nag_scale")
         nag = NAG(scale=advised if given.nag_scale is None else given.nag_scale)
-        for number in given.negative_steps or [steps]:
+        for number in given.negative_steps or counts:
             lines += _shown(negative_figures(pipe, given.count, number, given.cfg_scale, nag, given.attributes))
     if given.output:
         rows = [line if isinstance(line, str) else {**asdict(line), "interval": line.interval} for line in lines]

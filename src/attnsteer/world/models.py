@@ -6,7 +6,7 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "shapes-unet"
-FEW_STEP_MODEL = "shapes-unet-4"
+FEW_STEP_MODEL = "shapes-unet-few"
 VIDEO_MODEL = "shapes-video"
 
 

@@ -67,7 +67,11 @@ def write_card(folder: Path, figures: list[Any], name: str) -> None:
     values = {row["name"]: _shown(row)[0] for row in rows}
     if remarks:
         values["cost"] = "; ".join(remarks)
-    card = {"description": CARDS[name].description, "defaults": dict(CARDS[name].defaults), "figures": values}
+    own = CARDS[name]
+    card: dict[str, Any] = {"description": own.description, "defaults": dict(own.defaults)}
+    if own.step_counts:
+        card["step_counts"] = list(own.step_counts)
+    card["figures"] = values
     (folder / "attnsteer.json").write_text(json.dumps(card, indent=2) + "\n")
     means = any("right" not in row for row in rows)
     table = [f"| {row['name']} | {' | '.join(_shown(row))} |" for row in rows]

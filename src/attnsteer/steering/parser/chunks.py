@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from attnsteer.steering.parser.labels import label_at
+from attnsteer.steering.parser.labels import bare_sides, label_at
 from attnsteer.steering.parser.lexicon import Lexicon, Meaning, canonical_relation
 from attnsteer.steering.parser.quotes import QUOTED, quoted_words
 from attnsteer.steering.parser.verbs import Verbs
@@ -63,6 +63,7 @@ class _Chunker:
         self.lexicon = lexicon
         self.verbs = Verbs(self.words, lexicon, self.word_class)
         self.quoted = quoted_words(text, self.words)
+        self.bare = bare_sides(self.words, lexicon, lambda i: self.word_class(i) == "word" and not self.quoted[i])
         self.chunks: list[Chunk] = []
         self.at = 0
         self.determiner = ""
@@ -97,6 +98,8 @@ class _Chunker:
         label = label_at(self.text, self.words, index, self.lexicon)
         if label is not None:
             return label[0], Meaning("places", label[1])
+        if index in self.bare:
+            return index + 1, Meaning("places", self.bare[index])
         found = self.lexicon.longest_match(self.keys, index)
         if found is None or self.words[index].hyphened:
             return None

@@ -1,11 +1,15 @@
-"""Places given as labels: "Left: a dragon. Right side: a knight", "an apple (left) and a banana (top right)"."""
+"""Places given as labels: "Left: a dragon. Right side: a knight", "an apple (left) and a banana (top right)".
 
-from collections.abc import Sequence
+Or by the word alone: "apple left, banana right".
+"""
+
+from collections.abc import Callable, Sequence
 
 from attnsteer.steering.parser.lexicon import PLACES, Lexicon
 from attnsteer.steering.parser.words import Word
 
 _CLASSES = tuple(f"labels.{name}" for name in ("top", "bottom", "left", "right", "center"))
+_SIDES = ("left", "right")
 
 
 def label_at(text: str, words: Sequence[Word], index: int, lexicon: Lexicon) -> tuple[int, str] | None:
@@ -30,3 +34,25 @@ def label_at(text: str, words: Sequence[Word], index: int, lexicon: Lexicon) -> 
     bracketed = text[max(0, start - 1) : start] == "(" and text.startswith(")", end)
     opens = index == 0 or words[index - 1].kind != "word"
     return (index + used, place) if bracketed or (opens and text.startswith(":", end)) else None
+
+
+def bare_sides(words: Sequence[Word], lexicon: Lexicon, plain: Callable[[int], bool]) -> dict[int, str]:
+    """Places that are named by one word behind a noun, by the index of the word: "apple left, banana right".
+
+    Args:
+        words: Of the prompt.
+        lexicon: Its `labels` name the sides.
+        plain: Whether a word, by its index, may end a noun.
+
+    Returns: left and right, ahead of a pause, a conjunction or the end, if both are named and of different things.
+    """
+    found: dict[int, str] = {}
+    for index in range(1, len(words)):
+        ends = index + 1 == len(words) or words[index + 1].kind != "word" or (
+            words[index + 1].key in lexicon.words("conjunctions"))  # fmt: skip
+        if ends and words[index - 1].kind == "word" and plain(index - 1):
+            key = words[index].key
+            found.update((index, side) for side in _SIDES if key in lexicon.words(f"labels.{side}"))
+    things = {side: {words[index - 1].key for index in found if found[index] == side} for side in _SIDES}
+    told_apart = all(things.values()) and not set.intersection(*things.values())  # no "stage left ... stage right"
+    return found if told_apart else {}

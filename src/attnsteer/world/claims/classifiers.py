@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attnsteer.world.claims.relations import relation_task
-from attnsteer.world.claims.roster import STEERED, WorldModel
+from attnsteer.world.claims.roster import CLASSIFIED, WorldModel
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import EvaluationTask, Task
 
@@ -89,7 +89,7 @@ class TrainingTask:
         """Train, test, and write the classifier with the tests beside it."""
         from attnsteer.steering.dataset import read_manifest
         from attnsteer.steering.train import TrainSettings, default_classifier, evaluate_classifier, train_classifier
-        from attnsteer.world.steering import STEERED, STEPS
+        from attnsteer.world.steering import LEAN, STEERED, STEPS
 
         if self.done(work) >= 1:
             return
@@ -102,7 +102,7 @@ class TrainingTask:
         architecture = default_classifier(read_manifest(folders[0]))
         source = replace(architecture.source, timesteps=STEERED, num_steps=STEPS)
         classifier = train_classifier(
-            folders, work / self.name, classifier=replace(architecture, antisymmetric=True, source=source),
+            folders, work / self.name, classifier=replace(architecture, antisymmetric=True, source=source, lean=LEAN),
             settings=TrainSettings(epochs=self.epochs, symmetries=SYMMETRIES),
         )  # fmt: skip
         tests = evaluate_classifier(classifier, [work / self.held_out])
@@ -193,7 +193,7 @@ class Bench:
 def classifier_tasks(scope: Scope, parts: Sequence[str], kinds: Sequence[str]) -> list[Task]:
     """For each model that can be steered: the maps of `parts`, a classifier of each kind, and steering with each."""
     tasks: list[Task] = []
-    for model in scope.of(*STEERED):
+    for model in scope.of(*CLASSIFIED):
         bench, maps = Bench(scope, model), Bench(scope, model).maps()
         tasks += [maps[part] for part in parts]
         tasks += bench.training(tuple(kinds)).values()

@@ -17,7 +17,7 @@ class Figure:
     """One cell of the table.
 
     Attributes:
-        block: What is compared with each other, e.g. "shapes-unet-4, 4 steps".
+        block: What is compared with each other, e.g. "shapes-unet-few, 4 steps".
         row: What was done, e.g. "NAG, scale 7".
         name: What was counted or measured, e.g. "unwanted thing absent".
         value: The share, mean or ratio.

@@ -11,7 +11,7 @@ from attnsteer.world.claims.negatives import block_of
 from attnsteer.world.claims.pairs import paired
 from attnsteer.world.claims.pictures import grid_of
 from attnsteer.world.claims.relations import RIGHT, evidence
-from attnsteer.world.claims.roster import STEERED
+from attnsteer.world.claims.roster import CLASSIFIED
 from attnsteer.world.claims.runs import Drawn
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import Task
@@ -31,7 +31,7 @@ def read(scope: Scope) -> Result:
     figures: list[Figure] = []
     findings: list[Finding] = []
     grids = []
-    for model in scope.of(*STEERED):
+    for model in scope.of(*CLASSIFIED):
         bench = Bench(scope, model)
         drawn = {kind: Drawn.read(scope.work / bench.steering(kind).name, block_of(model)) for kind in KINDS}
         followed = {}
@@ -58,7 +58,7 @@ def read(scope: Scope) -> Result:
             grid_of(drawn[kind], f"{block_of(model)}: classifier trained with {kind}", ["none", "steer"], 2)
             for kind in KINDS
         ]
-    return Result(figures, findings + absent(scope.missing(*STEERED)), grids)
+    return Result(figures, findings + absent(scope.missing(*CLASSIFIED)), grids)
 
 
 def test_figures(place: Place, leakage: dict[str, Any]) -> list[Figure]:

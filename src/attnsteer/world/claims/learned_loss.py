@@ -26,6 +26,7 @@ VARIANTS: Final = {
     "best-of-3-classifier": 2.4, "retries": 2.2, "centroid-retries": 2.2,
 }  # fmt: skip
 """Rows of `attnsteer.world.ablate`, with their time relative to plain pictures, about."""
+LOOK: Final = "look"
 COMPARED: Final = (
     ("lean", "centroid"), ("lean", "attend-and-excite"), ("lean", "best-of-2"), ("retries", "centroid-retries"),
     ("retries", "best-of-3-classifier"),
@@ -85,7 +86,7 @@ def plan(scope: Scope) -> list[VariantTask]:
 
 def read(scope: Scope) -> Result:
     """Figures of every variant; the statements compare the learned loss with each."""
-    from attnsteer.world.ablation_table import distances_from, read_results
+    from attnsteer.world.ablation_table import distances_from, looks_from, read_results
     from attnsteer.world.chains import KINDS
 
     figures: list[Figure] = []
@@ -95,14 +96,16 @@ def read(scope: Scope) -> Result:
         results = {name: read_results(scope.work / task.name, KINDS) for name, task in tasks.items()}
         block = block_of(model)
         plain = results["plain"]
-        distances = distances_from(plain)
+        measures = distances_from(plain), looks_from(plain)
         for name, found in results.items():
-            figures += _figures(block, name, found, plain, distances)
+            figures += _figures(block, name, found, plain, *measures)
         findings += [_better(block, name, other, results) for name, other in COMPARED]
     return Result(figures, findings + absent(scope.missing(*STEERED)))
 
 
-def _figures(block: str, name: str, found: Results, plain: Results, distances: RelativeDistances) -> list[Figure]:
+def _figures(
+    block: str, name: str, found: Results, plain: Results, distances: RelativeDistances, looks: RelativeDistances
+) -> list[Figure]:
     from attnsteer.world.ablate import FIRST_SEED
     from attnsteer.world.variants import VARIANTS as TITLES
 
@@ -112,6 +115,7 @@ def _figures(block: str, name: str, found: Results, plain: Results, distances: R
     everything = [value for values in found.present.values() for value in values]
     figures.append(place.share(PRESENT, everything))
     figures.append(place.estimate(DISTANCE, distances.of(found.features), "x"))
+    figures.append(place.estimate(LOOK, looks.of(found.features, found.redrawn), "x"))
     # Backward passes and the judging of maps are part of the cost.
     figures.append(place.exact(COST, found.evaluations / plain.evaluations, len(everything)))
     figures.append(place.exact(TIME, found.seconds / plain.seconds, len(everything), timed=True))
@@ -142,7 +146,8 @@ CLAIM: Final = Claim(
     "Yiflach et al. 2026, arXiv:2509.02295; losses after Attend-and-Excite (arXiv:2301.13826) and centroids of maps",
     "One to three relations in a prompt. Every variant draws the same prompts from the same seeds. The best of several"
     " seeds is chosen by the detector that also scores, so it is what a perfect judge would reach, or by the"
-    " classifier. The distance is that to rendered scenes, relative to the unsteered pictures.",
+    " classifier. The distance is that to rendered scenes of the prompt, the look that to a rendering of what is seen"
+    " in each picture, both relative to the unsteered pictures.",
     plan,
     read,
 )

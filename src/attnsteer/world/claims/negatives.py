@@ -83,7 +83,7 @@ def read_negatives(scope: Scope, task: EvaluationTask, block: str) -> Drawn:
 
 
 def block_of(model: WorldModel, steps: int | None = None) -> str:
-    """E.g. "shapes-unet-4, 4 steps"."""
+    """E.g. "shapes-unet-few, 4 steps"."""
     count = steps or model.steps
     return f"{model.label}, {count} step{'s' if count > 1 else ''}"
 

@@ -18,12 +18,13 @@ from attnsteer.world.claims.negatives import (
     variant,
 )
 from attnsteer.world.claims.pictures import grid_of
-from attnsteer.world.claims.roster import FEW_STEPS, WorldModel
+from attnsteer.world.claims.roster import FEW, Kind, WorldModel
 from attnsteer.world.claims.runs import ABSENT, KEPT, Drawn, negative_figures
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import EvaluationTask
 
 SCALES: Final = (3.0, 7.0, 11.0, 15.0, 20.0)
+KINDS: Final = (Kind("U-Net", 3, FEW), Kind("MMDiT", 3, FEW))
 TAU: Final = 2.5
 TAUS: Final = (1.25, 1.75, 2.5, 5.0, 10.0)
 SHARES: Final = (0.125, 0.25, 0.5, 0.75, 1.0)
@@ -45,8 +46,8 @@ def _tasks(scope: Scope, model: WorldModel) -> list[EvaluationTask]:
 
 
 def plan(scope: Scope) -> list[EvaluationTask]:
-    """Three runs for each few-step model: the grid, the bounds, the shares of the guided features."""
-    return [task for model in scope.of(*FEW_STEPS) for task in _tasks(scope, model)]
+    """Three runs for each model of four steps: the grid, the bounds, the shares of the guided features."""
+    return [task for model in scope.of(*KINDS) for task in _tasks(scope, model)]
 
 
 def read(scope: Scope) -> Result:
@@ -54,7 +55,7 @@ def read(scope: Scope) -> Result:
     figures: list[Figure] = []
     findings: list[Finding] = []
     charts, grids = [], []
-    for model in scope.of(*FEW_STEPS):
+    for model in scope.of(*KINDS):
         drawn, taus, alphas = (
             read_negatives(scope, task, f"{block_of(model)}{part}")
             for task, part in zip(_tasks(scope, model), ("", ", bound", ", refinement"), strict=True)
@@ -68,7 +69,7 @@ def read(scope: Scope) -> Result:
         charts.append(lines_chart(f"{drawn.block}: {ABSENT} over the scale", "scale of NAG", ABSENT, lines))
         columns = ["none", *(_at(scope, model, *one) for one in _variants(model).values())]
         grids.append(grid_of(drawn, f"{drawn.block}: scale {SCALES[-1]:g}", columns))
-    return Result(figures, findings + absent(scope.missing(*FEW_STEPS)), grids, charts)
+    return Result(figures, findings + absent(scope.missing(*KINDS)), grids, charts)
 
 
 def _variants(model: WorldModel) -> dict[str, tuple[float, float]]:

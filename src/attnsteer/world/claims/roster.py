@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +26,12 @@ FEW: Final = 8
 
 @dataclass(frozen=True)
 class WorldModel:
-    """An embedded model.
+    """An embedded model at a number of steps that it is meant for.
 
     Attributes:
         name: As in `embedded_models`, or a diffusers folder.
         architecture: A value of `ARCHITECTURES`.
-        steps: Denoising steps that it is meant for.
+        steps: Denoising steps.
         guidance_scale: Its own default of classifier-free guidance; 1 is none.
         nag_scale: NAG's scale that its card advises.
         classifier: Whether it has a relation classifier.
@@ -89,8 +89,10 @@ class Kind:
         steps = ""
         if self.most < 1000:
             steps = f" in {self.least} to {self.most} steps" if self.least < self.most else f" in {self.most} steps"
-        elif self.least > 1:
+        elif self.least > FEW:
             steps = " in many steps"
+        elif self.least > 1:
+            steps = f" in {self.least} steps or more"
         return f"{self.architecture}{steps}{' with a relation classifier' if self.classifier else ''}"
 
     def fits(self, model: WorldModel) -> bool:
@@ -105,11 +107,13 @@ class Kind:
 MANY_STEPS: Final = (Kind("U-Net", FEW + 1), Kind("MMDiT", FEW + 1))
 FEW_STEPS: Final = (Kind("U-Net", 3, FEW), Kind("MMDiT", 3, FEW), Kind("U-Net", 1, 2), Kind("MMDiT", 1, 2))
 STEERED: Final = (Kind("U-Net", FEW + 1, classifier=True), Kind("MMDiT", FEW + 1, classifier=True))
+CLASSIFIED: Final = STEERED[:1]
+"""Of which classifiers are trained anew on less: the whole table has to fit into three hours."""
 VIDEO: Final = (Kind("video"),)
 
 
-def world_model(source: ModelSource) -> WorldModel:
-    """What a model is, from its folder and its card.
+def steps_of(source: ModelSource) -> tuple[WorldModel, ...]:
+    """What a model is, from its folder and its card: once for each number of steps that the card names.
 
     Raises: ValueError if its denoiser is none of `ARCHITECTURES`, or its card does not say how many steps it takes.
     """
@@ -122,16 +126,19 @@ def world_model(source: ModelSource) -> WorldModel:
     extra = own.get("extra", {})
     if "steps" not in own:
         raise ValueError(f"{source.name}: its attnsteer.json names no steps under defaults; publish the model again")
-    return WorldModel(
+    model = WorldModel(
         source.name, found, int(own["steps"]), float(extra.get(CFG[found], own.get(CFG[found], 1.0))),
         float(own.get("nag_scale", 5.0)), source.classifier is not None, _digest(Path(source.location), own),
         _digest(Path(source.classifier)) if source.classifier else "",
     )  # fmt: skip
+    counts = source.card.get("step_counts", [model.steps])
+    return tuple(replace(model, steps=int(count)) for count in sorted(counts, reverse=True))
 
 
 def world_models(names: Iterable[str] | None = None) -> tuple[WorldModel, ...]:
-    """All embedded models, or those of these names or folders."""
-    return tuple(world_model(find_model(name)) for name in (embedded_models() if names is None else names))
+    """All embedded models, or those of these names or folders, each at every number of steps that it is meant for."""
+    sources = (find_model(name) for name in (embedded_models() if names is None else names))
+    return tuple(model for source in sources for model in steps_of(source))
 
 
 def _digest(folder: Path, settings: Mapping[str, object] | None = None) -> str:

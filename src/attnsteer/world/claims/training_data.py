@@ -12,7 +12,7 @@ from attnsteer.world.claims.negatives import block_of
 from attnsteer.world.claims.pairs import paired
 from attnsteer.world.claims.pictures import grid_of
 from attnsteer.world.claims.relations import RIGHT
-from attnsteer.world.claims.roster import STEERED
+from attnsteer.world.claims.roster import CLASSIFIED
 from attnsteer.world.claims.runs import Drawn
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import Task
@@ -30,7 +30,7 @@ def read(scope: Scope) -> Result:
     figures: list[Figure] = []
     findings: list[Finding] = []
     grids = []
-    for model in scope.of(*STEERED):
+    for model in scope.of(*CLASSIFIED):
         bench = Bench(scope, model)
         drawn = {kind: Drawn.read(scope.work / bench.steering(kind).name, block_of(model)) for kind in KINDS}
         for kind, words in KINDS.items():
@@ -44,7 +44,7 @@ def read(scope: Scope) -> Result:
             pair = paired(drawn[other].values("steer"), drawn[BOTH].values("steer"))
             found = f"{RIGHT}: {drawn[BOTH].share('steer')} against {drawn[other].share('steer')}"
             findings.append(more(f"{block_of(model)}: both steer better than {KINDS[other]} alone", pair, found))
-    return Result(figures, findings + absent(scope.missing(*STEERED)), grids)
+    return Result(figures, findings + absent(scope.missing(*CLASSIFIED)), grids)
 
 
 def _accuracy(place: Any, test: dict[str, Any]) -> Figure:

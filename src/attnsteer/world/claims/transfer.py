@@ -13,7 +13,7 @@ from attnsteer.world.claims.runs import ABSENT, KEPT, negative_figures
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import EvaluationTask
 
-ARCHITECTURES: Final = (Kind("U-Net"), Kind("MMDiT"), Kind("video"))
+ARCHITECTURES: Final = (Kind("U-Net", 3), Kind("MMDiT", 3), Kind("video"))
 COMMON: Final = ("nag.scale=5", "nag.tau=2.5", "nag.alpha=0.25")
 """One setting for all: the paper's for FLUX and Wan."""
 PRESET: Final = "preset of the architecture"
@@ -29,7 +29,7 @@ def _tasks(scope: Scope, model: WorldModel) -> dict[str, EvaluationTask]:
 
 
 def plan(scope: Scope) -> list[EvaluationTask]:
-    """One or two runs for each model, whatever it is."""
+    """One or two runs for each model of more than two steps, whatever it is."""
     return [task for model in scope.of(*ARCHITECTURES) for task in _tasks(scope, model).values()]
 
 
