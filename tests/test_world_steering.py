@@ -6,6 +6,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from attnsteer.families import family_of
 from attnsteer.seam.layers import text_layers
+from attnsteer.steering.classifier import RelationClassifier
+from attnsteer.steering.dataset import Manifest
 from attnsteer.steering.recording import Recording
 from attnsteer.world import steering
 from attnsteer.world.calls import call_keywords, denoiser_of, side_of, text_keywords
@@ -72,3 +74,12 @@ def test_guidance_goes_by_the_name_that_the_pipeline_knows(pipe):
         for scale in (1.0, 3.0)
     )  # fmt: skip
     assert not torch.equal(plain, guided)
+
+
+def test_the_classifiers_width_sets_the_size_of_all_its_parts():
+    manifest = Manifest("m", RELATIONS, channels=4, map_size=8)
+    wide, narrow = (steering.architecture_for(manifest, width) for width in (64, 40))
+    assert wide == steering.architecture_for(manifest) and wide.antisymmetric and wide.lean == steering.LEAN
+    assert (narrow.extractor.width, narrow.head.feedforward, narrow.head_widths) == (40, 80, (160, 80))
+    sizes = [sum(p.numel() for p in RelationClassifier(one).parameters()) for one in (wide, narrow)]
+    assert sizes[1] < 0.55 * sizes[0]

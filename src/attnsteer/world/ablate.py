@@ -178,7 +178,7 @@ def redrawn(pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures 3 side s
     """What the detector sees in each square picture, rendered: the same layout, looking as it should."""
     side = pictures[0].width
     pixels = Pixels(side)(pictures).unflatten(1, (3, side, side))
-    return render([[one.shape for one in found] for found in detect(pixels)], side)
+    return render([tuple(one.shape for one in found) for found in detect(pixels)], side)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

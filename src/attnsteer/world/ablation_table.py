@@ -58,8 +58,8 @@ def read_results(folder: Path, kinds: Sequence[str]) -> Results:
             values = torch.frombuffer(bytearray(record.files[name]), dtype=torch.float32)
             of_kind[kind].append(values.view(len(record.data["right"]), -1))
     means = [sum(record.data[name] for record in records) / len(records) for name in ("seconds", "evaluations")]
-    joined = [{kind: torch.cat(parts) for kind, parts in features[name].items() if parts} for name in FEATURES]
-    return Results(right, present, *joined, *means)
+    own, drawn = ({kind: torch.cat(parts) for kind, parts in features[name].items() if parts} for name in FEATURES)
+    return Results(right, present, own, drawn, *means)
 
 
 def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnsteer.steering.classifier_settings import LeanAdvice
+from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize, LeanAdvice
 from attnsteer.steering.collect import PairPrompt, noised_maps, sampled_maps
 from attnsteer.steering.data.shapes import recorded_layers
 from attnsteer.steering.dataset import Manifest, MapBatch, ShardWriter, read_manifest
@@ -48,6 +48,7 @@ three longer ones, and going on from a step that raised the loss puts more relat
 peak is one that nearly all objects which are there exceed at step 12, and most that are missing do not. For another
 model these are a first guess."""
 MAP_SIZE = 16
+WIDTH = EncoderSize().width
 OBJECTS = {2: 0.6, 3: 0.25, 4: 0.15}
 """Share of pictures with so many objects; in larger ones the relation of one neighbouring pair is learnt."""
 
@@ -164,15 +165,25 @@ def collect(
     return {part: folder / part for part in parts}
 
 
-def train(model: Path, work: Path, output: Path, collection: Collection, settings: TrainSettings) -> dict[str, Any]:
+def architecture_for(manifest: Manifest, width: int = WIDTH) -> ClassifierSettings:
+    """A classifier of these maps for our steps, antisymmetric; `width` is that of its encoders."""
+    own = default_classifier(manifest)
+    encoder = EncoderSize(width, feedforward=2 * width)
+    return replace(
+        own, extractor=encoder, head=encoder, head_widths=(4 * width, 2 * width), antisymmetric=True, lean=LEAN,
+        source=replace(own.source, timesteps=STEERED, num_steps=STEPS),
+    )  # fmt: skip
+
+
+def train(
+    model: Path, work: Path, output: Path, collection: Collection, settings: TrainSettings, width: int = WIDTH
+) -> dict[str, Any]:
     """Collect, train, measure on held-out samples of the model, and write the classifier; returns its metrics."""
     pipe = load_pipeline(model)
     folders = collect(pipe, model.name, work, Recording(size=MAP_SIZE), collection)
-    architecture = default_classifier(read_manifest(folders["sampled"]))
-    source = replace(architecture.source, timesteps=STEERED, num_steps=STEPS)
-    architecture = replace(architecture, antisymmetric=True, source=source, lean=LEAN)
     classifier = train_classifier(
-        [folders["rendered"], folders["sampled"]], work / "classifier", classifier=architecture, settings=settings,
+        [folders["rendered"], folders["sampled"]], work / "classifier", settings=settings,
+        classifier=architecture_for(read_manifest(folders["sampled"]), width),
         on_epoch=lambda report: logger.info("%s", report),
     )  # fmt: skip
     classifier.metrics = evaluate_classifier(classifier, [folders["held-out"]])
@@ -190,6 +201,7 @@ def main() -> None:
     parser.add_argument("--sampled-shards", type=int, default=Collection.sampled_shards)
     parser.add_argument("--held-out-shards", type=int, default=Collection.held_out_shards)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the classifier's encoders; 40 halves its size")
     parser.add_argument("--only-collect", nargs="+", choices=PARTS, help="collect these parts and stop")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -200,9 +212,8 @@ def main() -> None:
         return
     output = given.output or given.model / "steering"
     symmetries = ("swap", "mirror", "upend")
-    metrics = train(
-        given.model, given.work, output, collection, TrainSettings(epochs=given.epochs, symmetries=symmetries)
-    )
+    training = TrainSettings(epochs=given.epochs, symmetries=symmetries)
+    metrics = train(given.model, given.work, output, collection, training, given.width)
     sys.stdout.write(json.dumps({name: metrics[name] for name in ("samples", "accuracy", "leakage")}, indent=2) + "\n")
 
 

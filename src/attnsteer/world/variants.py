@@ -44,7 +44,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "plain": Variant("not steered", None),
         "lean": Variant("lean", lambda method: method),
         "no-norm": Variant("without the norm guard", _rule(keep_norm=False)),
-        "no-backtracking": Variant("without backtracking", _rule(backtracking=False)),
+        "backtracking": Variant("with backtracking", _rule(backtracking=True)),
         "no-stop": Variant("without stopping on probability", _rule(probability=None)),
         "raw-steps": Variant("raw gradient steps (factor 5)", _rule(normalised=False, step_size=5.0)),
         "worst": Variant("worst relation alone", _rule(joint="worst")),

@@ -88,8 +88,8 @@ class TrainingTask:
     def run(self, work: Path) -> None:
         """Train, test, and write the classifier with the tests beside it."""
         from attnsteer.steering.dataset import read_manifest
-        from attnsteer.steering.train import TrainSettings, default_classifier, evaluate_classifier, train_classifier
-        from attnsteer.world.steering import LEAN, STEERED, STEPS
+        from attnsteer.steering.train import TrainSettings, evaluate_classifier, train_classifier
+        from attnsteer.world.steering import architecture_for
 
         if self.done(work) >= 1:
             return
@@ -99,10 +99,8 @@ class TrainingTask:
             else work / folder
             for folder in self.folders
         ]
-        architecture = default_classifier(read_manifest(folders[0]))
-        source = replace(architecture.source, timesteps=STEERED, num_steps=STEPS)
         classifier = train_classifier(
-            folders, work / self.name, classifier=replace(architecture, antisymmetric=True, source=source, lean=LEAN),
+            folders, work / self.name, classifier=architecture_for(read_manifest(folders[0])),
             settings=TrainSettings(epochs=self.epochs, symmetries=SYMMETRIES),
         )  # fmt: skip
         tests = evaluate_classifier(classifier, [work / self.held_out])
