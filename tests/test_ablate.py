@@ -36,7 +36,8 @@ def test_unknown_variants_and_odd_counts_are_errors():
 
 
 def test_every_variant_changes_the_default_method():
-    default = LearnedSteering(Spy(), rule=LeanRule(iterations=6, step_size=0.03, backtracking=False))  # as our classifier advises
+    rule = LeanRule(iterations=6, step_size=0.03, backtracking=False)  # as our classifier advises
+    default = LearnedSteering(Spy(), rule=rule)
     changed = {name: variant.change(default) for name, variant in VARIANTS.items() if variant.change is not None}
     assert changed.pop("lean") == default
     assert all(method != default for method in changed.values())

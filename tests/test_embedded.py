@@ -9,10 +9,20 @@ import pytest
 import torch
 
 from attnsteer import NAG, LearnedSteering, guide, parse_relations
+from attnsteer.compare.models import KEYWORDS, find_model
+from attnsteer.world.clip_detect import detect_clips
+from attnsteer.world.clip_measure import Sampling, draw_clips, load_video_pipeline
 from attnsteer.world.demo import EXAMPLES
 from attnsteer.world.detect import detect
-from attnsteer.world.measure import base_figures, find_pair, load_pipeline, pairs, pictures
-from attnsteer.world.models import WEIGHTS, embedded_models, model_folder, steering_folder
+from attnsteer.world.measure import base_figures, find_pair, load_pipeline, negative_figures, pairs, pictures
+from attnsteer.world.models import (
+    FEW_STEP_MODEL,
+    VIDEO_MODEL,
+    WEIGHTS,
+    embedded_models,
+    model_folder,
+    steering_folder,
+)
 from attnsteer.world.publish import publish, write_card
 from attnsteer.world.scene import relations_between
 
@@ -36,15 +46,32 @@ def test_weights_are_small_float16_safetensors(name):
     assert not [file for file in model_folder(name).rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
 
 
-def test_the_folder_loads_and_draws_without_attnsteer(tmp_path: Path):
+def test_every_folder_loads_and_draws_without_attnsteer(tmp_path: Path):
+    calls = {}
+    for name in embedded_models():
+        own = find_model(name).defaults
+        given = {KEYWORDS[setting]: own[setting] for setting in KEYWORDS if setting in own}
+        calls[str(model_folder(name))] = {**given, **own.get("extra", {}), "num_inference_steps": 1}
     code = (
-        "import sys; from diffusers import StableDiffusionPipeline as Pipeline; "
-        f"pipe = Pipeline.from_pretrained({str(model_folder('shapes-unet'))!r}); "
-        "image = pipe('a red circle', num_inference_steps=2).images[0]; "
-        "assert 'attnsteer' not in sys.modules; print(image.size)"
+        "import json, sys\n"
+        "from diffusers import DiffusionPipeline\n"
+        "for folder, call in json.loads(sys.argv[1]).items():\n"
+        "    made = DiffusionPipeline.from_pretrained(folder)('a red circle', output_type='np', **call)\n"
+        "    print(*(made.images if hasattr(made, 'images') else made.frames)[0].shape)\n"
+        "assert 'attnsteer' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.strip() == "(32, 32)"
+    command = [sys.executable, "-c", code, json.dumps(calls)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    shapes = ["9 96 96 3" if name == VIDEO_MODEL else "32 32 3" for name in embedded_models()]
+    assert done.stdout.splitlines() == shapes
+
+
+def test_every_model_has_a_card_with_figures_and_its_log():
+    for name in embedded_models():
+        source = find_model(name)
+        assert source.card["figures"] and source.card["description"] and source.defaults["steps"] >= 1
+        assert list((model_folder(name) / "training").glob("log-*.jsonl"))
+        assert "Not measured" not in (model_folder(name) / "README.md").read_text()
 
 
 def test_it_draws_what_prompts_name(pipe):
@@ -71,6 +98,25 @@ def test_nag_keeps_a_colour_out_in_four_steps(pipe):
     red = [sum(any(d.shape.colour == "red" for d in seen) for seen in found) for found in (plain, negative)]
     assert red[0] >= 4
     assert red[1] <= red[0] / 4
+
+
+def test_the_student_draws_in_one_step_and_nag_keeps_a_colour_out_of_it():
+    pipe = load_pipeline(FEW_STEP_MODEL)
+    assert base_figures(pipe, count=24, steps=1, guidance_scale=1.0)[0].value >= 0.75
+    red = {f.name: f.right for f in negative_figures(pipe, 24, 1, 1.5, NAG(scale=7.0), attributes=("red",))}
+    assert red["1 step, unguided: red shows"] >= 4
+    assert red["1 step, NAG: red shows"] <= red["1 step, unguided: red shows"] / 4
+
+
+def test_the_video_model_moves_what_the_prompt_says():
+    words = ("left", "right", "up", "down")
+    prompts = [f"a red circle moving {word}" for word in words] * 2
+    clips = draw_clips(load_video_pipeline(VIDEO_MODEL), prompts, Sampling(12, 2.0))
+    right = [
+        any((track.colour, track.shape, track.direction) == ("red", "circle", word) for track in tracks)
+        for word, tracks in zip(words * 2, detect_clips(clips), strict=True)
+    ]
+    assert sum(right) >= 5
 
 
 def test_a_prompt_without_a_relation_is_the_stock_picture(pipe):
