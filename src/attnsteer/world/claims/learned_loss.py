@@ -67,7 +67,8 @@ class VariantTask(JobTask):
 
 
 def _tasks(scope: Scope, model: WorldModel) -> dict[str, VariantTask]:
-    count, batch = scope.size.chains, min(scope.size.batch, scope.size.chains)
+    count = scope.chains(model)
+    batch = min(scope.size.batch, count)
     rows = 2.0 if model.guidance_scale > 1 else 1.0
     picture = model.steps * rows * ROW_SECONDS + PICTURE_SECONDS
     return {

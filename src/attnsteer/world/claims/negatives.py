@@ -17,8 +17,8 @@ from attnsteer.world.claims.scope import SEED, Scope
 from attnsteer.world.claims.task import EvaluationTask
 from attnsteer.world.scene import ATTRIBUTES, COLOURS
 
-ROW_SECONDS: Final = 0.018
-"""What one row of one step takes a core."""
+ROW_SECONDS: Final = 0.023
+"""What one row of one step takes a core while the other one works too."""
 PICTURE_SECONDS: Final = 0.015
 """What a picture takes beside its steps: detecting and keeping it."""
 START_SECONDS: Final = 4.0
@@ -44,7 +44,7 @@ class Trial:
 
 
 PICTURES: Final = Trial("shapes-negatives", len(COLOURS) + len(ATTRIBUTES), ROW_SECONDS, PICTURE_SECONDS)
-CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.06, 0.2, batch=12)
+CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.025, 0.2, batch=12)
 
 
 def negative_task(

@@ -33,7 +33,7 @@ def relation_task(
     """
     needs = settings.pop("needs", ())
     chains = suite == "shapes-chains"
-    count = scope.size.chains if chains else scope.size.pairs
+    count = scope.chains(model) if chains else scope.size.pairs
     evaluation = Evaluation(
         suite, model.name, methods, count=count, seed=SEED, batch=min(scope.size.batch, count),
         nag_scale=model.nag_scale, steps=model.steps, **settings,

@@ -23,7 +23,7 @@ class Size:
         many: Likewise for models of many steps; clips have four kinds of unwanted things.
         points: Scales on each curve, at most five.
         pairs: Prompts with one relation.
-        chains: Prompts of each number of relations.
+        chains: Prompts of each number of relations; half as many for all models but U-Nets, which draw faster.
         rendered: Shards of rendered pictures; each classifier is trained on half of them.
         sampled: Shards of the model's own pictures.
         held_out: Shards that they are tested on.
@@ -32,7 +32,7 @@ class Size:
     """
 
     name: str
-    few: int = 32
+    few: int = 24
     many: int = 12
     points: int = 5
     pairs: int = 96
@@ -46,7 +46,7 @@ class Size:
 
 FULL: Final = Size("full")
 QUICK: Final = Size(
-    "quick", few=4, many=2, points=3, pairs=12, chains=6, rendered=4, sampled=2, held_out=1, epochs=6, batch=12
+    "quick", few=3, many=2, points=3, pairs=8, chains=4, rendered=4, sampled=2, held_out=1, epochs=6, batch=12
 )
 
 
@@ -71,6 +71,10 @@ class Scope:
     def missing(self, *kinds: Kind) -> list[str]:
         """The kinds of which there is no model yet."""
         return missing_kinds(self.models, kinds)
+
+    def chains(self, model: WorldModel) -> int:
+        """Prompts of each number of relations for a model."""
+        return self.size.chains if model.architecture == "U-Net" else max(1, self.size.chains // 2)
 
     def spread(self, values: Sequence[float]) -> str:
         """As many of the five values of a curve as this size draws, evenly spread, for a sweep."""
