@@ -165,9 +165,10 @@ image = pipe("a red circle", num_inference_steps=4, height=32, width=32, max_seq
 
 **Training.** `python -m attnsteer.world.distil --model shapes-mmdit --work RUN --consistent`: the teacher drew 1,152
 trajectories of its probability-flow ODE in twelve Euler steps at guidance scale 1.5; the student learned to land on
-the end of the trajectory from each of four states (consistency models, arXiv:2303.01469). `FlowMatchLCMScheduler`
-samples it (arXiv:2310.04378): after each step but the last, noise is added again. Settings and losses are in
-`training/log-1.jsonl`. Text encoders and autoencoder are the teacher's.
+the end of the trajectory from each of four states (consistency models, arXiv:2303.01469), 900 iterations and, with
+`--start STUDENT`, 700 more. `FlowMatchLCMScheduler` samples it (arXiv:2310.04378): after each step but the last, noise
+is added again. Settings and losses are in `training/log-1.jsonl` and `log-2.jsonl`. Text encoders and autoencoder are
+the teacher's.
 """,
         {
             "steps": 4, "guidance_scale": 1.0, "width": 32, "height": 32, "nag_scale": 5.0,

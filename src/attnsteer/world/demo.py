@@ -30,15 +30,16 @@ from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with one seed; the negative prompt may be empty."""
+    """One prompt with one seed; the negative prompt may be empty. Of the default model, or of a few-step one."""
 
     prompt: str
     negative: str
     seed: int
+    model: str = DEFAULT_MODEL
 
 
 EXAMPLES = (
-    (Example("a red circle to the left of a blue square", "", 5), Example("a circle", "red", 12)),
+    (Example("a red circle to the left of a blue square", "", 5), Example("a circle", "red", 2, FEW_STEP_MODEL)),
     (Example("a green triangle above a yellow circle and a blue square", "", 8), Example("a square", "blurry", 29)),
 )
 
@@ -69,7 +70,7 @@ def _named(words: str, found: Sequence[Detection]) -> Detection | None:
 
 def sheet(model: Any, example: Example) -> Image.Image:
     """One example: off beside NAG, steered, or both, with heat maps and verdicts."""
-    request = Request(example.prompt, negative=example.negative or None, seed=example.seed)
+    request = Request(example.prompt, negative=example.negative or None, seed=example.seed, model=example.model)
     planned = plan(request, model.source.classifier)
     request = resolve(request, model)
     shown = run_variants(request, model, planned)
@@ -114,16 +115,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24, help="held-out prompts behind each figure")
     given = parser.parse_args()
     start = time.perf_counter()
-    model = open_model(find_model(DEFAULT_MODEL), progress=False)
-    model.pipe.set_progress_bar_config(disable=True)
+    models = {name: open_model(find_model(name), progress=False) for name in (DEFAULT_MODEL, FEW_STEP_MODEL)}
+    for model in models.values():
+        model.pipe.set_progress_bar_config(disable=True)
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / "sheet.png"
-    write_png(joined([[sheet(model, example) for example in row] for row in EXAMPLES]), path, {}, overwrite=True)
+    sheets = [[sheet(models[example.model], example) for example in row] for row in EXAMPLES]
+    write_png(joined(sheets), path, {}, overwrite=True)
     sys.stdout.write(f"{path}: prompts that come out wrong, and the same seeds steered, or with a negative prompt\n\n")
     sys.stdout.write(f"Counted over {given.count} held-out prompts (95 % intervals):\n")
-    student = open_model(find_model(FEW_STEP_MODEL), progress=False)
-    student.pipe.set_progress_bar_config(disable=True)
-    for share in figures(model, student, given.count):
+    for share in figures(models[DEFAULT_MODEL], models[FEW_STEP_MODEL], given.count):
         sys.stdout.write(f"  {share}\n")
     sys.stdout.write(f"\n{time.perf_counter() - start:.0f} s\n")
 

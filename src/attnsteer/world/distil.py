@@ -164,7 +164,7 @@ def distil(model: Path, work: Path, settings: Distillation, save_every: int = 10
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="diffusers folder of the teacher")
+    parser.add_argument("--model", type=Path, required=True, help="the teacher: embedded model or diffusers folder")
     parser.add_argument(
         "--work", type=Path, required=True, help="folder for trajectories, checkpoints and the student"
     )
