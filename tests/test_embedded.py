@@ -82,9 +82,10 @@ def test_it_draws_what_prompts_name(pipe):
     assert relation.value <= 0.7  # it has not learnt relations: about 40 % come out right
 
 
-def test_steering_puts_objects_where_the_prompt_says(pipe):
+@pytest.mark.parametrize("name", ["shapes-unet", "shapes-mmdit"])
+def test_steering_puts_objects_where_the_prompt_says(name):
     asked = pairs(12, seed=5)
-    guided = guide(pipe, LearnedSteering.from_pretrained(steering_folder("shapes-unet")))
+    guided = guide(load_pipeline(name), LearnedSteering.from_pretrained(steering_folder(name)))
     found = detect(pictures(guided, asked.prompts, 10, 1.5))
     pairs_found = [find_pair(scene, seen) for scene, seen in zip(asked.scenes, found, strict=True)]
     right = [p is not None and word in relations_between(*p) for p, word in zip(pairs_found, asked.words, strict=True)]
@@ -139,8 +140,9 @@ def test_the_card_holds_the_measured_figures():
 
 
 def test_classifier_card_holds_accuracy_and_leakage():
-    metrics = json.loads((steering_folder("shapes-unet") / "metrics.json").read_text())
-    assert metrics["leakage"]["by_word"]["wrong"]["samples"] > 500
+    for name in ("shapes-unet", "shapes-mmdit"):
+        metrics = json.loads((steering_folder(name) / "metrics.json").read_text())
+        assert metrics["leakage"]["by_word"]["wrong"]["samples"] > 500
 
 
 def test_publishing_refuses_large_models_and_keeps_the_classifier(tmp_path: Path, monkeypatch):

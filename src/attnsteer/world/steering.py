@@ -165,25 +165,36 @@ def collect(
     return {part: folder / part for part in parts}
 
 
-def architecture_for(manifest: Manifest, width: int = WIDTH) -> ClassifierSettings:
-    """A classifier of these maps for our steps, antisymmetric; `width` is that of its encoders."""
+def architecture_for(
+    manifest: Manifest, width: int = WIDTH, presence: float | None = LEAN.presence
+) -> ClassifierSettings:
+    """A classifier of these maps for our steps, antisymmetric.
+
+    Args:
+        manifest: Of the maps.
+        width: Of its encoders.
+        presence: Peak of the map of an object that is there; None where peaks do not tell.
+    """
     own = default_classifier(manifest)
     encoder = EncoderSize(width, feedforward=2 * width)
     return replace(
-        own, extractor=encoder, head=encoder, head_widths=(4 * width, 2 * width), antisymmetric=True, lean=LEAN,
-        source=replace(own.source, timesteps=STEERED, num_steps=STEPS),
+        own, extractor=encoder, head=encoder, head_widths=(4 * width, 2 * width), antisymmetric=True,
+        lean=replace(LEAN, presence=presence), source=replace(own.source, timesteps=STEERED, num_steps=STEPS),
     )  # fmt: skip
 
 
 def train(
-    model: Path, work: Path, output: Path, collection: Collection, settings: TrainSettings, width: int = WIDTH
+    model: Path, work: Path, output: Path, collection: Collection, settings: TrainSettings, **architecture: Any
 ) -> dict[str, Any]:
-    """Collect, train, measure on held-out samples of the model, and write the classifier; returns its metrics."""
+    """Collect, train, measure on held-out samples of the model, and write the classifier; returns its metrics.
+
+    `architecture` holds further arguments of `architecture_for`.
+    """
     pipe = load_pipeline(model)
     folders = collect(pipe, model.name, work, Recording(size=MAP_SIZE), collection)
     classifier = train_classifier(
         [folders["rendered"], folders["sampled"]], work / "classifier", settings=settings,
-        classifier=architecture_for(read_manifest(folders["sampled"]), width),
+        classifier=architecture_for(read_manifest(folders["sampled"]), **architecture),
         on_epoch=lambda report: logger.info("%s", report),
     )  # fmt: skip
     classifier.metrics = evaluate_classifier(classifier, [folders["held-out"]])
@@ -202,6 +213,10 @@ def main() -> None:
     parser.add_argument("--held-out-shards", type=int, default=Collection.held_out_shards)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--width", type=int, default=WIDTH, help="of the classifier's encoders; 40 halves its size")
+    parser.add_argument(
+        "--presence", type=float, default=LEAN.presence,
+        help="peak of the map of an object that is there; 0 where peaks do not tell, as in our MMDiT",
+    )  # fmt: skip
     parser.add_argument("--only-collect", nargs="+", choices=PARTS, help="collect these parts and stop")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -213,7 +228,8 @@ def main() -> None:
     output = given.output or given.model / "steering"
     symmetries = ("swap", "mirror", "upend")
     training = TrainSettings(epochs=given.epochs, symmetries=symmetries)
-    metrics = train(given.model, given.work, output, collection, training, given.width)
+    architecture = {"width": given.width, "presence": given.presence or None}
+    metrics = train(given.model, given.work, output, collection, training, **architecture)
     sys.stdout.write(json.dumps({name: metrics[name] for name in ("samples", "accuracy", "leakage")}, indent=2) + "\n")
 
 
