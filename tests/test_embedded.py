@@ -64,6 +64,7 @@ def test_every_folder_loads_and_draws_without_attnsteer(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     shapes = ["9 96 96 3" if name == VIDEO_MODEL else "32 32 3" for name in embedded_models()]
     assert done.stdout.splitlines() == shapes
+    assert "not expected" not in done.stderr  # a setting that the class does not know
 
 
 def test_every_model_has_a_card_with_figures_and_its_log():

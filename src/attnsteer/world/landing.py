@@ -6,6 +6,7 @@ added again for the next step, and one student serves one step, two and four.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -141,7 +142,9 @@ class FluxLanding:
 
     def prepare_consistent(self) -> None:
         """See `Landing`."""
-        self.pipe.scheduler = FlowMatchLCMScheduler.from_config(self.pipe.scheduler.config)
+        known = inspect.signature(FlowMatchLCMScheduler.__init__).parameters
+        config = self.pipe.scheduler.config
+        self.pipe.scheduler = FlowMatchLCMScheduler(**{name: config[name] for name in config if name in known})
 
     def loss(self, states: Tensor, targets: Tensor, steps: Steps, ends: Steps, ids: Ids) -> Tensor:
         """See `Landing`: squared error of the mean velocity (x_end - x) / (sigma_end - sigma)."""
