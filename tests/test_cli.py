@@ -240,7 +240,7 @@ def test_unknown_models_are_usage_errors(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("command", [
-    ("collect", "samples"), ("train", "maps"), ("convert-classifier", "sd2.pth"), ("evaluate",), ("report", "runs"),
+    ("collect", "samples"), ("convert-classifier", "sd2.pth"), ("evaluate",), ("report", "runs"),
 ])  # fmt: skip
 def test_a_file_where_a_folder_belongs_is_a_usage_error(command, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")

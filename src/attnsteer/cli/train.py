@@ -19,7 +19,7 @@ def train(
     maps: Annotated[list[Path], typer.Argument(help="Folders of `attnsteer collect`.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the classifier; an unfinished one goes on.",
-                           show_default=False, file_okay=False)
+                           show_default=False)
     ],
     preset: Annotated[
         str | None,
