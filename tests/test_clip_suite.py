@@ -182,7 +182,7 @@ def test_a_run_is_published_with_the_figures_of_its_measurement(run, model, tmp_
 
 def test_the_claim_judges_whole_clips_and_goes_on_where_it_stopped(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("attnsteer.world.distances.RESAMPLES", 4)
-    monkeypatch.setattr(command, "QUICK", Size("quick", few=1, points=3, batch=4))
+    monkeypatch.setattr(command, "QUICK", Size("quick", few=1, clips=1, points=3, batch=4))
     call = ["--quick", "--claims", "video", "--models", str(model), "--work", str(tmp_path / "runs"), "--workers", "1"]
     call += ["--output", str(tmp_path / "out")]
     assert command.main(call) == 0
@@ -201,7 +201,7 @@ def test_the_claim_judges_whole_clips_and_goes_on_where_it_stopped(model, tmp_pa
 
 
 def test_the_same_settings_are_tried_once_where_the_preset_is_the_common_one(model, tmp_path):
-    scope = Scope(Size("quick", few=1), world_models([str(model)]), tmp_path)
+    scope = Scope(Size("quick", few=1, clips=1), world_models([str(model)]), tmp_path)
     (task,) = plan(scope)
     assert task.evaluation.suite == "shapes-clip-negatives"
     assert set(task.evaluation.sweep) == {"nag.scale=5", "nag.tau=2.5", "nag.alpha=0.25"}

@@ -63,6 +63,8 @@ def negative_task(
     steps = int(settings.get("steps") or model.steps)
     trial = CLIPS if Kind("video").fits(model) else PICTURES
     per_thing = scope.size.few if steps <= 8 else scope.size.many
+    if trial is CLIPS:
+        per_thing = scope.size.clips
     given: dict[str, Any] = {"guidance_scale": 1.0, "nag_scale": model.nag_scale, **settings, "steps": steps}
     keyword = CFG[model.architecture]
     if keyword != "guidance_scale":  # the model's card may switch it on

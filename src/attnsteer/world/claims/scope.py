@@ -20,7 +20,8 @@ class Size:
     Attributes:
         name: Part of the folder's name.
         few: Prompts of each unwanted thing for models of a few steps; there are six things.
-        many: Likewise for models of many steps; clips have four kinds of unwanted things.
+        many: Likewise for models of many steps.
+        clips: Likewise for clips; there are four kinds of unwanted things.
         points: Scales on each curve, at most five.
         pairs: Prompts with one relation.
         chains: Prompts of each number of relations; half as many for all models but U-Nets, which draw faster.
@@ -34,6 +35,7 @@ class Size:
     name: str
     few: int = 24
     many: int = 12
+    clips: int = 32
     points: int = 5
     pairs: int = 96
     chains: int = 96
@@ -46,7 +48,7 @@ class Size:
 
 FULL: Final = Size("full")
 QUICK: Final = Size(
-    "quick", few=3, many=2, points=3, pairs=8, chains=4, rendered=4, sampled=2, held_out=1, epochs=6, batch=12
+    "quick", few=3, many=2, clips=2, points=3, pairs=8, chains=4, rendered=4, sampled=2, held_out=1, epochs=6, batch=12
 )
 
 
