@@ -153,9 +153,10 @@ def test_publishing_refuses_large_models_and_keeps_the_classifier(tmp_path: Path
     (run / "log.jsonl").write_text("{}\n")
     with pytest.raises(FileNotFoundError, match="no diffusers folder"):
         publish(run, "tiny")
-    (run / "model" / "model_index.json").write_text("{}")
+    (run / "model" / "model_index.json").write_text('{\n  "_name_or_path": "/home/someone",\n  "unet": 1\n}')
     (run / "model" / "a.safetensors").write_bytes(b"0" * 10)
     folder = publish(run, "tiny")
+    assert json.loads((folder / "model_index.json").read_text()) == {"unet": 1}
     (folder / "steering").mkdir()
     assert (publish(run, "tiny") / "steering").is_dir()
     figures = [{"name": "both right", "right": 8, "of": 10, "interval": [0.49, 0.94]}, "lean: 1.50 times"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ def publish(run: Path, name: str, earlier: Sequence[Path] = (), into: Path | Non
     target, fresh = parent / name, parent / f".{name}.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(run / "model", fresh)
+    for file in fresh.rglob("*.json"):  # diffusers notes the folder of the weights that training started from
+        file.write_text(re.sub(r'\n\s*"_name_or_path": "[^"]*",', "", file.read_text()))
     (fresh / "training").mkdir()
     for stage, log in enumerate([*earlier, run / "log.jsonl"], start=1):
         shutil.copy(log, fresh / "training" / f"log-{stage}.jsonl")
