@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -186,6 +190,30 @@ class Note:
 class Broken(Note):
     def run(self, work: Path) -> None:
         raise ZeroDivisionError
+
+
+@dataclass(frozen=True)
+class Endless(Note):
+    """A task that never ends."""
+
+    def run(self, work: Path) -> None:
+        print("begun", flush=True)
+        time.sleep(600)
+
+
+def test_workers_end_when_the_command_is_killed(tmp_path: Path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from test_claims import Endless, do_all\n"
+        f"if __name__ == '__main__':\n    do_all({{'a': Endless('a')}}, Path({str(tmp_path)!r}), 2, progress=False)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout.readline() == "begun\n"
+        command.kill()
+        # The pipe ends with the last process that may write to it.
+        assert command.communicate(timeout=60)[0] == ""
 
 
 def test_tasks_run_after_those_they_need(tmp_path: Path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 from tqdm import tqdm
@@ -15,6 +18,9 @@ from attnsteer.world.claims.task import Task
 
 POLL: Final = 2.0
 """Seconds between two looks at what the processes have done."""
+
+LOGGED: Final = 60.0
+"""Seconds between two lines of the bar where it goes to a file and not to a terminal."""
 
 
 def all_tasks(groups: Iterable[Sequence[Task]]) -> dict[str, Task]:
@@ -74,7 +80,7 @@ def _in_processes(tasks: Mapping[str, Task], work: Path, workers: int, bar: _Bar
     waiting, finished = _in_order(tasks), set[str]()
     running: dict[Future[None], str] = {}
     # Forked processes and torch's threads do not go together.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare_worker) as pool:
         try:
             while waiting or running:
                 ready = [task for task in waiting if finished.issuperset(task.needs)]
@@ -103,11 +109,21 @@ def _named(name: str) -> Iterator[None]:
         raise
 
 
-def _one_thread() -> None:
-    """Two processes of one thread each are faster than one of two."""
+def _prepare_worker() -> None:
+    """Two processes of one thread each are faster than one of two; none goes on when the command was killed."""
     import torch
 
     torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is None:
+        return
+    connection.wait([parent.sentinel])
+    # What is unfinished is done again: results are written to a temporary file and renamed.
+    os._exit(1)
 
 
 class _Bar:
@@ -118,7 +134,7 @@ class _Bar:
         self.seen = self._done()
         self.bar = tqdm(
             total=self.total, initial=self.seen, disable=not shown, dynamic_ncols=True,
-            smoothing=0.02, bar_format="{percentage:3.0f} %|{bar}| {elapsed} done, about {remaining} left{postfix}",
+            mininterval=0.1 if sys.stderr.isatty() else LOGGED, smoothing=0.02, bar_format="{percentage:3.0f} %|{bar}| {elapsed} done, about {remaining} left{postfix}",
         )  # fmt: skip
 
     def show(self, now: str) -> None:
@@ -128,7 +144,6 @@ class _Bar:
         self.bar.set_postfix_str(now, refresh=False)
         done = self._done()
         self.bar.update(max(0.0, done - self.seen))
-        self.bar.refresh()
         self.seen = max(self.seen, done)
 
     def _done(self) -> float:
