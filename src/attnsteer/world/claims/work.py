@@ -132,9 +132,10 @@ class _Bar:
     def __init__(self, tasks: Mapping[str, Task], work: Path, *, shown: bool) -> None:
         self.tasks, self.work, self.total = tasks, work, sum(task.seconds for task in tasks.values())
         self.seen = self._done()
+        often = 0.1 if sys.stderr.isatty() else LOGGED
         self.bar = tqdm(
-            total=self.total, initial=self.seen, disable=not shown, dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else LOGGED, smoothing=0.02, bar_format="{percentage:3.0f} %|{bar}| {elapsed} done, about {remaining} left{postfix}",
+            total=self.total, initial=self.seen, disable=not shown, dynamic_ncols=True, mininterval=often,
+            smoothing=0.02, bar_format="{percentage:3.0f} %|{bar}| {elapsed} done, about {remaining} left{postfix}",
         )  # fmt: skip
 
     def show(self, now: str) -> None:
