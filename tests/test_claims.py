@@ -17,9 +17,11 @@ from attnsteer.world.claims.agreement import agreement, read_reference
 from attnsteer.world.claims.claim import Finding, Outcome, Result, more, no_less, no_more
 from attnsteer.world.claims.curves import area_difference, curve_area, dominated_area
 from attnsteer.world.claims.figure import Figure, Place
+from attnsteer.world.claims.page import page
 from attnsteer.world.claims.pairs import paired, paired_interval
+from attnsteer.world.claims.reasons import read_reasons
 from attnsteer.world.claims.registry import CLAIMS, chosen_claims
-from attnsteer.world.claims.results import RESULTS, cells
+from attnsteer.world.claims.results import RESULTS, Table, cells, markdown
 from attnsteer.world.claims.roster import Kind, WorldModel, missing_kinds, of_kinds, world_models
 from attnsteer.world.claims.runs import wanted_scenes
 from attnsteer.world.claims.scope import FULL, QUICK, Scope, Size
@@ -289,11 +291,10 @@ def test_the_command_draws_once_writes_a_page_and_compares(model, tmp_path, monk
     assert command.main([*call, "--claims", "early"]) == 0
     assert "no earlier figures" in capsys.readouterr().out
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.tar")}
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "<img" in page and "<svg" in page and "Not run here" in page
-    assert not [
-        word for word in ("http://", "https://", 'src="/') if word in page.replace("http://www.w3.org/2000/svg", "")
-    ]
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "<img" in report and "<svg" in report and "Not run here" in report
+    report = report.replace("http://www.w3.org/2000/svg", "")
+    assert not [word for word in ("http://", "https://", 'src="/') if word in report]
     figures = read_reference(tmp_path / "out")
     assert {name for claim, _, _, name in figures} >= {"unwanted absent", "subject kept", "distance", "cost", "time"}
     assert {claim for claim, *_ in figures} == {"early"}
@@ -311,3 +312,20 @@ def test_the_command_draws_once_writes_a_page_and_compares(model, tmp_path, monk
     doctored = [*call, "--reference", str(tmp_path / "other"), "--report-only", "--check"]
     assert command.main(doctored) == 1
     assert "1 differ:" in capsys.readouterr().out
+
+
+def test_reasons_stand_beside_the_claims_that_do_not_hold(tmp_path: Path):
+    assert read_reasons(tmp_path, CLAIMS) == {}
+    file = tmp_path / "reasons.toml"
+    file.write_text('early = """The choice is made\nin the first step."""\nvideo = "Clips are short."')
+    reasons = read_reasons(tmp_path, CLAIMS)
+    rows = [(CLAIMS[name], Result(findings=[Finding("It works", outcome, "12 of 20")]))
+            for name, outcome in (("early", Outcome.NOT), ("video", Outcome.HOLDS))]  # fmt: skip
+    table = Table(Scope(FULL, MODELS, tmp_path), [*rows, (CLAIMS["several"], Result())], reasons)
+    for text in (markdown(table), page(table, agreement({}, {}))):
+        assert "The choice is made in the first step." in text and "Clips are short." not in text
+    assert not table.complete and replace(table, rows=rows).complete
+    for wrong, message in (('late = "?"', "'late' is no claim"), ("early = 3", "'early' is no"), ("early", "no TOML")):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            read_reasons(tmp_path, CLAIMS)

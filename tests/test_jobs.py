@@ -17,6 +17,7 @@ import pytest
 from attnsteer.jobs import Job, Local, Ranks, Record, RunFolder, make_engine, read_records, run_job
 from attnsteer.jobs.job import POLL
 from attnsteer.jobs.shards import header_of, pack, unpack
+from attnsteer.jobs.texts import write_texts
 from jobs_program import ITEMS, Squares, begun, job, reference, shards_of
 
 HERE = Path(__file__).parent
@@ -196,3 +197,11 @@ def test_bad_settings_are_refused():
 def test_jobs_load_neither_torch_nor_ray():
     code = "import sys, attnsteer.jobs; raise SystemExit(bool({'torch', 'ray', 'diffusers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_texts_that_cannot_be_written_leave_the_earlier_ones_whole(tmp_path):
+    folder = tmp_path / "report"
+    assert write_texts(folder, {"a": "first", "b": "second"}) == [folder / "a", folder / "b"]
+    with pytest.raises(UnicodeEncodeError):
+        write_texts(folder, {"a": "other", "b": "\ud800"})
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"a": "first", "b": "second"}

@@ -29,6 +29,7 @@ from attnsteer.evaluate.report.trade_offs import fidelity_charts, trade_off_char
 from attnsteer.evaluate.scoring.boxes import EXPLAINED, FAILURES, RIGHT
 from attnsteer.evaluate.settings import BUDGET, Evaluation
 from attnsteer.evaluate.sweep import Swept
+from attnsteer.jobs.texts import write_texts
 
 
 def write_report(
@@ -54,17 +55,13 @@ def write_report(
     for run in figures if heat_maps else ():
         chosen = chosen_examples(run, heat_maps).values()
         record_heat_maps(run.path, [key for _, keys in chosen for key in keys], device)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "report.html": page(figures, fidelity),
         "report.md": "\n".join([tables.markdown(figures), *map(fidelity_markdown, fidelity)]),
         "figures.csv": tables.comma_separated(figures, [row for run in fidelity for row in fidelity_rows(run)]),
         "table.tex": "\n".join([*([tables.latex(figures)] if figures else []), *map(fidelity_latex, fidelity)]),
     }
-    for name, content in contents.items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return [folder / name for name in contents]
+    return write_texts(Path(output), contents)
 
 
 def page(runs: Sequence[RunFigures], fidelity: Sequence[FidelityRun] = ()) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnsteer.world.claims.agreement import agreement, read_reference
+from attnsteer.world.claims.reasons import read_reasons
 from attnsteer.world.claims.registry import CLAIMS, chosen_claims
 from attnsteer.world.claims.results import Table, write_results
 from attnsteer.world.claims.roster import world_models
@@ -33,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.report_only:
         do_all(all_tasks([claim.plan(scope) for claim in claims]), scope.work, given.workers)
     committed = RESULTS / ("quick" if given.quick else "")
-    output = given.output or (scope.work.with_name(f"{size.name}-results") if given.claims else committed)
-    table = Table.of(scope, list(CLAIMS.values()))
-    compared = agreement(table.figures, read_reference(given.reference or committed))
+    reference = given.reference or committed
+    table = Table.of(scope, list(CLAIMS.values()), read_reasons(reference, CLAIMS))
+    whole = table.complete and not given.models
+    output = given.output or (committed if whole else scope.work.with_name(f"{size.name}-results"))
+    compared = agreement(table.figures, read_reference(reference))
     for path in write_results(table, compared, output):
         sys.stdout.write(f"{path}\n")
     sys.stdout.write(f"\n{table.summary()}\n{compared}\n")
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder of the results (default: results or results/quick; with --claims, beside the runs)",
+        help="folder of the results (default: results or results/quick; beside the runs if the table is not whole)",
     )
     parser.add_argument(
         "--reference", type=Path, help="folder of results to compare with (default: results or results/quick)"

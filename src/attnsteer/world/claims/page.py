@@ -51,5 +51,9 @@ def _section(table: Table, claim: Claim, result: Result) -> dict[str, Any]:
         names, rows = results.cells(figures)
         tables.append({"block": block, "names": names, "rows": rows, "sample": results.sample(figures)})
     return {
-        "claim": claim, "result": result, "tables": tables, "command": results.command_of(table.scope, claim),
-    }  # fmt: skip
+        "claim": claim,
+        "result": result,
+        "reason": table.reason(claim, result),
+        "tables": tables,
+        "command": results.command_of(table.scope, claim),
+    }

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from attnsteer.evaluate.report.tables import pipes
 from attnsteer.jobs.job import versions
+from attnsteer.jobs.texts import write_texts
 from attnsteer.world.claims.agreement import Agreement
 from attnsteer.world.claims.claim import Claim, Finding, Outcome, Result
 from attnsteer.world.claims.figure import Figure
@@ -31,19 +32,30 @@ class Table:
     Attributes:
         scope: What they were tried on.
         rows: Each claim with its result; one without findings was not run.
+        reasons: Why claims do not hold, by name.
     """
 
     scope: Scope
     rows: Sequence[tuple[Claim, Result]]
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, scope: Scope, claims: Sequence[Claim]) -> Table:
+    def of(cls, scope: Scope, claims: Sequence[Claim], reasons: Mapping[str, str] | None = None) -> Table:
         """Read the results of all claims whose tasks are finished; the others count as not run."""
         rows = []
         for claim in claims:
             finished = all(task.done(scope.work) >= 1 for task in claim.plan(scope))
             rows.append((claim, claim.read(scope) if finished else Result()))
-        return cls(scope, rows)
+        return cls(scope, rows, reasons or {})
+
+    @property
+    def complete(self) -> bool:
+        """Whether all claims were run."""
+        return all(result.findings for _, result in self.rows)
+
+    def reason(self, claim: Claim, result: Result) -> str:
+        """Why a claim does not wholly hold, as far as known; empty if it does or was not run."""
+        return "" if result.outcome in (Outcome.HOLDS, Outcome.UNTRIED) else self.reasons.get(claim.name, "")
 
     @property
     def figures(self) -> dict[tuple[str, str, str, str], Figure]:
@@ -62,7 +74,10 @@ class Table:
             "size": asdict(self.scope.size),
             "models": [asdict(model) for model in self.scope.models],
             "versions": versions(),
-            "claims": [_claim(self.scope, claim, result) for claim, result in self.rows],
+            "claims": [
+                _claim(self.scope, claim, result) | {"reason": self.reason(claim, result)}
+                for claim, result in self.rows
+            ],
         }
 
 
@@ -70,16 +85,13 @@ def write_results(table: Table, compared: Agreement, output: Path) -> list[Path]
     """Write results.json, figures.csv, table.md and report.html into a folder; returns their paths."""
     from attnsteer.world.claims.page import page
 
-    output.mkdir(parents=True, exist_ok=True)
     contents = {
         RESULTS: json.dumps(table.to_dict(), indent=1, ensure_ascii=False) + "\n",
         "figures.csv": comma_separated(table),
         "table.md": markdown(table),
         "report.html": page(table, compared),
     }
-    for name, content in contents.items():
-        (output / name).write_text(content, encoding="utf-8")
-    return [output / name for name in contents]
+    return write_texts(output, contents)
 
 
 def command_of(scope: Scope, claim: Claim) -> str:
@@ -112,6 +124,8 @@ def markdown(table: Table) -> str:
         found = [[f.statement, f.outcome.value, f.evidence] for f in result.findings]
         if found:
             parts.append(pipes(["statement", "outcome", "evidence"], found))
+        if reason := table.reason(claim, result):
+            parts.append(f"\nLooked into: {reason}\n")
         for block, figures in blocks(result.figures).items():
             head, *lines = pivot(figures)
             parts.append(f"\n{block}: {sample(figures)}\n\n{pipes(head, lines)}")
