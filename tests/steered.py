@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 import torch
 
 from attnsteer.changes import Hook, applied
+from attnsteer.families import family_of
+from attnsteer.seam.layers import text_layers
 from attnsteer.steering.classifier import RelationClassifier
 from attnsteer.steering.classifier_settings import ClassifierSettings, EncoderSize
+from attnsteer.steering.dataset import Manifest
 from attnsteer.steering.descent import Descent, LeanRule
 from attnsteer.steering.learned import LearnedSteering
 from attnsteer.steering.objectives import CentroidObjective, Verdict
 from attnsteer.steering.recording import Recording
+from attnsteer.steering.train import default_classifier
 from attnsteer.texts.inject import named_arguments
 from tiny import CALLS, build
 
@@ -144,3 +148,10 @@ def small_classifier(channels, conditioning="log_snr", seed=0, **settings):
             )
         )  # fmt: skip
     return classifier.eval()
+
+
+def save_classifier(pipe, folder):
+    """Save a random classifier, such as training makes, for all layers of a pipeline's U-Net."""
+    channels = sum(layer.module.heads for layer in text_layers(pipe.unet, family_of(pipe.unet)))
+    torch.manual_seed(0)
+    RelationClassifier(default_classifier(Manifest("tiny", RELATIONS, channels, 4))).save_pretrained(folder)

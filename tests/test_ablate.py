@@ -1,5 +1,6 @@
 """The ablation on a tiny random model: its mechanics, not its figures."""
 
+import io
 from random import Random
 
 import pytest
@@ -9,22 +10,18 @@ from PIL import Image
 from attnsteer.evaluate.detectors.shapes import ShapesDetector
 from attnsteer.evaluate.metrics import frechet_distance
 from attnsteer.evaluate.suites import find_suite
-from attnsteer.families import family_of
-from attnsteer.seam.layers import text_layers
-from attnsteer.steering.classifier import RelationClassifier
-from attnsteer.steering.dataset import Manifest
+from attnsteer.jobs import read_records, run_job
 from attnsteer.steering.descent import LeanRule
 from attnsteer.steering.learned import LearnedSteering
-from attnsteer.steering.train import default_classifier
 from attnsteer.world import ablate, chains
 from attnsteer.world.ablate import Ablation, redrawn
 from attnsteer.world.ablation_table import _share
 from attnsteer.world.distances import RelativeDistances
 from attnsteer.world.features import RandomFeatures
 from attnsteer.world.render import render
-from attnsteer.world.scene import RELATIONS, Shape, random_scene
+from attnsteer.world.scene import Shape, random_scene
 from attnsteer.world.variants import VARIANTS
-from steered import Spy
+from steered import Spy, save_classifier
 from tiny import build
 
 
@@ -66,11 +63,7 @@ def test_shares_come_with_their_interval():
 def model(tmp_path_factory):
     folder, pipe = tmp_path_factory.mktemp("model"), build("sd")
     pipe.save_pretrained(folder)
-    channels = sum(layer.module.heads for layer in text_layers(pipe.unet, family_of(pipe.unet)))
-    torch.manual_seed(0)
-    RelationClassifier(default_classifier(Manifest("tiny", RELATIONS, channels, 4))).save_pretrained(
-        folder / "steering"
-    )
+    save_classifier(pipe, folder / "steering")
     return folder
 
 
@@ -87,6 +80,23 @@ def test_the_command_prints_a_row_for_each_variant_and_resumes(model, tmp_path, 
     ablate.main([*call, "--variants", "best-of-2"])
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert len(list(tmp_path.rglob("*.tar"))) == 4
+
+
+def test_examples_are_the_first_pictures_of_the_run(model, tmp_path):
+    ablation = Ablation(str(model), str(model / "steering"), ("best-of-2",), count=2, batch=2, steps=1)
+    run_job(ablation.examples(2), tmp_path / "examples", progress=False)
+    features = RandomFeatures()
+    for example in read_records(tmp_path / "examples", files=True):
+        run_job(ablation.jobs()[example.key], tmp_path / example.key, progress=False)
+        run = list(read_records(tmp_path / example.key, files=True))
+        expected = torch.tensor([], dtype=torch.float32)
+        for record in run:
+            rows = torch.frombuffer(bytearray(record.files["features.bin"]), dtype=torch.float32)
+            expected = torch.cat([expected, rows])
+        pictures = [Image.open(io.BytesIO(example.files[name])) for name in sorted(example.files)]
+        torch.testing.assert_close(features(pictures).flatten(), expected, atol=1e-3, rtol=1e-3)
+        assert example.data["right"] == [right for record in run for right in record.data["right"]]
+        assert len(pictures) == len(example.data["prompts"]) == 2 * len(chains.KINDS)
 
 
 def test_prompts_are_compared_with_renderings_that_obey_them():

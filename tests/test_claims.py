@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from attnsteer.evaluate.statistics import Comparison
+from attnsteer.world.chains import KINDS
 from attnsteer.world.claims import __main__ as command
+from attnsteer.world.claims import learned_loss
 from attnsteer.world.claims.agreement import agreement, read_reference
 from attnsteer.world.claims.claim import Finding, Outcome, Result, more, no_less, no_more
 from attnsteer.world.claims.curves import area_difference, curve_area, dominated_area
@@ -26,6 +29,7 @@ from attnsteer.world.claims.roster import Kind, WorldModel, missing_kinds, of_ki
 from attnsteer.world.claims.runs import wanted_scenes
 from attnsteer.world.claims.scope import FULL, QUICK, Scope, Size
 from attnsteer.world.claims.work import all_tasks, do_all
+from steered import save_classifier
 from tiny import build
 
 MODELS = (
@@ -312,6 +316,31 @@ def test_the_command_draws_once_writes_a_page_and_compares(model, tmp_path, monk
     doctored = [*call, "--reference", str(tmp_path / "other"), "--report-only", "--check"]
     assert command.main(doctored) == 1
     assert "1 differ:" in capsys.readouterr().out
+
+
+def test_steering_claims_show_the_pictures_they_judge(model, tmp_path, monkeypatch):
+    folder = tmp_path / "steered"
+    shutil.copytree(model, folder)
+    save_classifier(build("sd"), folder / "steering")
+    card = json.loads((folder / "attnsteer.json").read_text())
+    card["defaults"] |= {"steps": 9}
+    (folder / "attnsteer.json").write_text(json.dumps(card))
+    monkeypatch.setattr("attnsteer.world.distances.RESAMPLES", 4)
+    monkeypatch.setattr("attnsteer.world.chains.KINDS", KINDS[:1])  # the tiny text encoder reads no longer prompts
+    monkeypatch.setattr(learned_loss, "VARIANTS", {"plain": 1.0, "lean": 1.5})
+    monkeypatch.setattr(learned_loss, "COMPARED", (("lean", "plain"),))
+    monkeypatch.setattr(learned_loss, "SHOWN", 1)
+    scope = Scope(Size("tiny", pairs=4, chains=2, batch=2), world_models([str(folder)]), tmp_path / "runs")
+    claims = [CLAIMS[name] for name in ("learned-loss", "untouched")]
+    do_all(all_tasks([claim.plan(scope) for claim in claims]), scope.work, progress=False)
+    table = Table.of(scope, claims)
+    (_, learned), (_, untouched) = table.rows
+    assert {len(grid.rows) for grid in learned.grids} == {1} and {len(grid.rows) for grid in untouched.grids} == {3}
+    assert all(len(cells) == 2 for result in (learned, untouched) for grid in result.grids for _, cells in grid.rows)
+    assert all(cell.right for grid in untouched.grids for _, cells in grid.rows for cell in cells)
+    assert untouched.findings[0].outcome is Outcome.HOLDS and "12 of 12" in untouched.findings[0].evidence
+    assert {figure.name for figure in learned.figures} >= {"relations right: 1 relation", "distance", "look", "cost"}
+    assert page(table, agreement({}, {})).count("<img") == 8
 
 
 def test_reasons_stand_beside_the_claims_that_do_not_hold(tmp_path: Path):

@@ -16,13 +16,8 @@ from attnsteer.evaluate.report import write_report
 from attnsteer.evaluate.runner import SEED_STEP
 from attnsteer.evaluate.settings import Evaluation
 from attnsteer.evaluate.suites import SUITES, find_suite, items_of, suite_tasks, task_of
-from attnsteer.families import family_of
 from attnsteer.jobs import read_records, run_job
-from attnsteer.seam.layers import text_layers
-from attnsteer.steering.classifier import RelationClassifier
-from attnsteer.steering.dataset import Manifest
-from attnsteer.steering.train import default_classifier
-from attnsteer.world.scene import RELATIONS
+from steered import save_classifier
 from tiny import build
 
 
@@ -33,10 +28,7 @@ def folder(tmp_path_factory):
     pipe = build("sd")
     pipe.save_pretrained(path)
     (path / "attnsteer.json").write_text(json.dumps({"defaults": {"steps": 3, "width": 16, "height": 16}}))
-    channels = sum(layer.module.heads for layer in text_layers(pipe.unet, family_of(pipe.unet)))
-    torch.manual_seed(0)
-    classifier = RelationClassifier(default_classifier(Manifest("tiny", RELATIONS, channels, 4)))
-    classifier.save_pretrained(path / "steering")
+    save_classifier(pipe, path / "steering")
     return str(path)
 
 

@@ -10,6 +10,7 @@ longer count can be added later.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -87,6 +88,31 @@ class Ablation:
             for name in names
         }
 
+    def examples(self, each: int) -> Job:
+        """A job that keeps pictures: of the first `each` prompts of every kind, by every variant; one item each.
+
+        They are those of `jobs`, but for what the size of a batch changes in the last digits. The records'
+        data says which of their files, in order, are right.
+        """
+        names = list(dict.fromkeys(("plain", *self.variants)))
+        tasks = [asdict(task) for kind in chains(each).values() for task in kind]
+        seeds = [FIRST_SEED + number % each for number in range(len(tasks))]
+        items = [{"id": name, "tasks": tasks, "seeds": seeds} for name in names]
+        return Job(
+            "ablation: examples", items, ExampleWorker(self), {"model": self.model, "steps": self.steps}, 1, "one"
+        )
+
+
+@dataclass(frozen=True)
+class ExampleWorker:
+    """Draws the pictures of `Ablation.examples`."""
+
+    ablation: Ablation
+
+    def __call__(self) -> Callable[[Sequence[Mapping[str, Any]]], Iterator[Record]]:
+        """The function of the job; each variant loads the model anew."""
+        return lambda items: (_Bench(self.ablation, item["id"]).example(item) for item in items)
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -142,6 +168,18 @@ class _Bench:
         files = {name: values.numpy().astype("float32").tobytes() for name, values in features.items()}
         return Record(item["id"], data, files)
 
+    def example(self, item: Mapping[str, Any]) -> Record:
+        """Pictures of an item of `Ablation.examples`."""
+        tasks, seeds = item["tasks"], item["seeds"]
+        pictures, verdicts = self._best(tasks, seeds)
+        data = {
+            "prompts": [task["prompt"] for task in tasks],
+            "seeds": seeds,
+            "right": [correct for correct, _ in verdicts],
+            "present": [present for _, present in verdicts],
+        }
+        return Record(item["id"], data, {f"{row:02d}.png": _png(picture) for row, picture in enumerate(pictures)})
+
     def _best(self, tasks: Sequence[Any], seeds: Sequence[int]) -> tuple[list[Any], list[tuple[bool, bool]]]:
         """Pictures with (relations right, all objects there), the best of several seeds where the variant says so."""
         pictures = self._draw(tasks, seeds)
@@ -172,6 +210,12 @@ class _Bench:
             right = judge(Task(**task), boxes, picture.size).correct
             verdicts.append((bool(right), set(task["labels"]) <= {box.label for box in boxes}))
         return verdicts
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def redrawn(pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures 3 side side"]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from attnsteer.jobs import Record, read_records
 from attnsteer.world.claims.claim import Claim, Finding, Result, absent, more
 from attnsteer.world.claims.figure import Figure, Place
 from attnsteer.world.claims.negatives import PICTURE_SECONDS, ROW_SECONDS, START_SECONDS, block_of
 from attnsteer.world.claims.pairs import paired
+from attnsteer.world.claims.pictures import Cell, Grid, picture
 from attnsteer.world.claims.relations import PRESENT, RIGHT
 from attnsteer.world.claims.roster import STEERED, WorldModel
 from attnsteer.world.claims.runs import COST, DISTANCE, TIME
@@ -27,6 +30,8 @@ VARIANTS: Final = {
 }  # fmt: skip
 """Rows of `attnsteer.world.ablate`, with their time relative to plain pictures, about."""
 LOOK: Final = "look"
+SHOWN: Final = 2
+"""Prompts of each number of relations in the grid."""
 COMPARED: Final = (
     ("lean", "centroid"), ("lean", "attend-and-excite"), ("lean", "best-of-2"), ("retries", "centroid-retries"),
     ("retries", "best-of-3-classifier"),
@@ -66,23 +71,59 @@ class VariantTask(JobTask):
         return ablation.jobs()[self.variant]
 
 
+@dataclass(frozen=True)
+class ExamplesTask(JobTask):
+    """Pictures of every variant, for the grid.
+
+    Attributes:
+        model: With it.
+        steps: Denoising steps.
+        guidance_scale: The pipeline's own.
+    """
+
+    model: str = ""
+    steps: int = 0
+    guidance_scale: float = 1.0
+
+    def job(self, work: Path) -> Job:
+        """That of `attnsteer.world.ablate`."""
+        from attnsteer.compare.models import find_model
+        from attnsteer.world.ablate import Ablation
+
+        classifier = str(find_model(self.model).classifier)
+        ablation = Ablation(
+            self.model, classifier, tuple(VARIANTS), steps=self.steps, guidance_scale=self.guidance_scale
+        )
+        return ablation.examples(SHOWN)
+
+
+def _examples(model: WorldModel) -> ExamplesTask:
+    seconds = START_SECONDS * len(VARIANTS) + 3 * SHOWN * sum(VARIANTS.values()) * _picture_seconds(model)
+    name = f"learned-loss/{model.steered_folder}-examples"
+    return ExamplesTask(name, seconds, (), model.name, model.steps, model.guidance_scale)
+
+
+def _picture_seconds(model: WorldModel) -> float:
+    return model.steps * (2.0 if model.guidance_scale > 1 else 1.0) * ROW_SECONDS + PICTURE_SECONDS
+
+
 def _tasks(scope: Scope, model: WorldModel) -> dict[str, VariantTask]:
     count = scope.chains(model)
     batch = min(scope.size.batch, count)
-    rows = 2.0 if model.guidance_scale > 1 else 1.0
-    picture = model.steps * rows * ROW_SECONDS + PICTURE_SECONDS
+    pictures = 3 * count * _picture_seconds(model)
     return {
         variant: VariantTask(
-            f"learned-loss/{model.steered_folder}-{variant}", START_SECONDS + 3 * count * times * picture, (),
+            f"learned-loss/{model.steered_folder}-{variant}", START_SECONDS + times * pictures, (),
             model.name, variant, count, batch, model.steps, model.guidance_scale,
         )
         for variant, times in VARIANTS.items()
     }  # fmt: skip
 
 
-def plan(scope: Scope) -> list[VariantTask]:
-    """One job for each variant, on each model with a classifier."""
-    return [task for model in scope.of(*STEERED) for task in _tasks(scope, model).values()]
+def plan(scope: Scope) -> list[JobTask]:
+    """One job for each variant, on each model with a classifier, and one for the pictures of the grid."""
+    models = scope.of(*STEERED)
+    return [task for model in models for task in (*_tasks(scope, model).values(), _examples(model))]
 
 
 def read(scope: Scope) -> Result:
@@ -92,6 +133,7 @@ def read(scope: Scope) -> Result:
 
     figures: list[Figure] = []
     findings: list[Finding] = []
+    grids: list[Grid] = []
     for model in scope.of(*STEERED):
         tasks = _tasks(scope, model)
         results = {name: read_results(scope.work / task.name, KINDS) for name, task in tasks.items()}
@@ -101,7 +143,25 @@ def read(scope: Scope) -> Result:
         for name, found in results.items():
             figures += _figures(block, name, found, plain, *measures)
         findings += [_better(block, name, other, results) for name, other in COMPARED]
-    return Result(figures, findings + absent(scope.missing(*STEERED)))
+        grids.append(_grid(block, read_records(scope.work / _examples(model).name, files=True)))
+    return Result(figures, findings + absent(scope.missing(*STEERED)), grids)
+
+
+def _grid(block: str, records: Iterable[Record]) -> Grid:
+    from attnsteer.world.variants import VARIANTS as TITLES
+
+    drawn = {record.key: record for record in records}
+    captions = [
+        f"{p} (seed {s})" for p, s in zip(*(drawn["plain"].data[of] for of in ("prompts", "seeds")), strict=True)
+    ]
+    rows = [(caption, [_cell(drawn[name], row) for name in VARIANTS]) for row, caption in enumerate(captions)]
+    return Grid(block, [TITLES[name].title for name in VARIANTS], rows)
+
+
+def _cell(record: Record, row: int) -> Cell:
+    right, present = (bool(record.data[name][row]) for name in ("right", "present"))
+    failure = "" if right else "a relation is wrong" if present else "an object is missing"
+    return Cell(picture(record.files[f"{row:02d}.png"]), right, failure)
 
 
 def _figures(

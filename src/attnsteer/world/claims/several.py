@@ -73,8 +73,9 @@ CLAIM: Final = Claim(
     "several",
     "With several relations, steering degrades gracefully",
     "Yiflach et al. 2026, arXiv:2509.02295, multi-relation prompts; the targets are ours",
-    "One to three relations among two to four objects of different colours (the world has four), every one of which"
-    " must hold.",
+    "One to three relations among two to four objects of different colours, every one of which must hold. The world"
+    " has four colours, and neither its captions nor its detector tell two objects of one colour apart, so a fifth"
+    " object cannot be asked for.",
     plan,
     read,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +10,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+import torch
+from PIL import Image
+from torch import Tensor
+
 from attnsteer.jobs import Job, Record, read_records
 from attnsteer.world.claims.claim import Claim, Finding, Result, absent, certain
 from attnsteer.world.claims.figure import Figure, Place
 from attnsteer.world.claims.negatives import ROW_SECONDS, START_SECONDS, block_of
+from attnsteer.world.claims.pictures import Cell, Grid, picture
 from attnsteer.world.claims.roster import STEERED, WorldModel
 from attnsteer.world.claims.scope import SEED, Scope
 from attnsteer.world.claims.task import JobTask
 from attnsteer.world.scene import COLOURS, SHAPES
 
 SLOWEST: Final = 1.05
+SHOWN: Final = 3
+"""Prompts in the grid."""
 PICTURES: Final = 4
 """Drawn together; a relation in a single one of them would be steered."""
 
@@ -51,8 +59,6 @@ class _Worker:
     model: str
 
     def __call__(self) -> Callable[[Sequence[Mapping[str, Any]]], Iterator[Record]]:
-        import torch
-
         from attnsteer.pipeline.guided import guide
         from attnsteer.steering.learned import LearnedSteering
         from attnsteer.world.measure import Generation
@@ -70,9 +76,16 @@ class _Worker:
                 draw(item, steered)  # the first call pays for the parser and for kernels
                 (plain, before), (guided, after) = draw(item, drawn.pipe), draw(item, steered)
                 same = [bool(torch.equal(a, b)) for a, b in zip(plain, guided, strict=True)]
-                yield Record(item["id"], {"same": same, "plain": before, "steered": after})
+                data = {"prompts": item["prompts"], "same": same, "plain": before, "steered": after}
+                yield Record(item["id"], data, {"plain.png": _png(plain[0]), "steered.png": _png(guided[0])})
 
         return records
+
+
+def _png(pixels: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _task(scope: Scope, model: WorldModel) -> UntouchedTask:
@@ -91,10 +104,11 @@ def read(scope: Scope) -> Result:
     """The share of pictures that are the same bit for bit, and the median ratio of times."""
     figures: list[Figure] = []
     findings: list[Finding] = []
+    grids: list[Grid] = []
     for model, task in zip(scope.of(*STEERED), plan(scope), strict=True):
-        records = [record.data for record in read_records(scope.work / task.name)]
-        same = [value for data in records for value in data["same"]]
-        ratio = median(data["steered"] / data["plain"] for data in records)
+        records = list(read_records(scope.work / task.name, files=True))
+        same = [value for record in records for value in record.data["same"]]
+        ratio = median(record.data["steered"] / record.data["plain"] for record in records)
         place = Place(block_of(model), "Steered, no relation named", (SEED, SEED + len(same) - 1))
         figures.append(place.share("bit-equal", same))
         figures.append(place.exact("time", ratio, len(same), timed=True))
@@ -102,7 +116,15 @@ def read(scope: Scope) -> Result:
         findings.append(certain(f"{place.block}: the picture is the stock pipeline's, bit for bit", all(same), equal))
         took = f"{ratio:.3f} times the time (median of {len(records)} batches)"
         findings.append(certain(f"{place.block}: it takes no longer", ratio <= SLOWEST, took))
-    return Result(figures, findings + absent(scope.missing(*STEERED)))
+        grids.append(Grid(place.block, ["Stock pipeline", place.row], [_row(record) for record in records[:SHOWN]]))
+    return Result(figures, findings + absent(scope.missing(*STEERED)), grids)
+
+
+def _row(record: Record) -> tuple[str, list[Cell]]:
+    same = record.data["same"][0]
+    failure = "" if same else "not the stock pipeline's picture"
+    cells = [Cell(picture(record.files[name]), same, failure) for name in ("plain.png", "steered.png")]
+    return record.data["prompts"][0], cells
 
 
 CLAIM: Final = Claim(
