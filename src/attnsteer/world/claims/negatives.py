@@ -33,18 +33,16 @@ class Trial:
         kinds: Kinds of prompts in it.
         row_seconds: See `ROW_SECONDS`.
         picture_seconds: See `PICTURE_SECONDS`.
-        batch: Most pictures or clips that are drawn together, and that a killed process loses.
     """
 
     suite: str
     kinds: int
     row_seconds: float
     picture_seconds: float
-    batch: int = 1000
 
 
 PICTURES: Final = Trial("shapes-negatives", len(COLOURS) + len(ATTRIBUTES), ROW_SECONDS, PICTURE_SECONDS)
-CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.025, 0.2, batch=12)
+CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.025, 0.2)
 
 
 def negative_task(
@@ -71,7 +69,7 @@ def negative_task(
         given["extra"] = {keyword: 1.0, "negative_prompt": "", **given.get("extra", {})}
     evaluation = Evaluation(
         trial.suite, model.name, methods, tuple(sweep), count=per_thing, seed=SEED,
-        batch=min(scope.size.batch, per_thing * trial.kinds, trial.batch), **given,
+        batch=min(scope.size.batch, per_thing * trial.kinds), **given,
     )  # fmt: skip
     rows = sum(_rows(method, given) for method in evaluation.columns)
     each = steps * trial.row_seconds * rows + trial.picture_seconds * len(evaluation.columns)

@@ -29,7 +29,8 @@ class Size:
         sampled: Shards of the model's own pictures.
         held_out: Shards that they are tested on.
         epochs: Of their training.
-        batch: Pictures that are drawn together.
+        batch: Pictures or clips that are drawn together, and that a killed process loses. More would be slower: their
+            features no longer fit into a small machine's cache.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Size:
     sampled: int = 12
     held_out: int = 6
     epochs: int = 12
-    batch: int = 48
+    batch: int = 12
 
 
 FULL: Final = Size("full")
