@@ -109,6 +109,8 @@ def _picture_seconds(model: WorldModel) -> float:
 
 def _tasks(scope: Scope, model: WorldModel) -> dict[str, VariantTask]:
     count = scope.chains(model)
+    if model.architecture != "U-Net":  # eight variants of a slower model would take an hour
+        count = max(1, 3 * count // 4)
     batch = min(scope.size.batch, count)
     pictures = 3 * count * _picture_seconds(model)
     return {
