@@ -329,8 +329,7 @@ def test_steering_claims_show_the_pictures_they_judge(model, tmp_path, monkeypat
     monkeypatch.setattr("attnsteer.world.chains.KINDS", KINDS[:1])  # the tiny text encoder reads no longer prompts
     monkeypatch.setattr(learned_loss, "VARIANTS", {"plain": 1.0, "lean": 1.5})
     monkeypatch.setattr(learned_loss, "COMPARED", (("lean", "plain"),))
-    monkeypatch.setattr(learned_loss, "SHOWN", 1)
-    scope = Scope(Size("tiny", pairs=4, chains=2, batch=2), world_models([str(folder)]), tmp_path / "runs")
+    scope = Scope(Size("tiny", pairs=4, chains=2, shown=1, batch=2), world_models([str(folder)]), tmp_path / "runs")
     claims = [CLAIMS[name] for name in ("learned-loss", "untouched")]
     do_all(all_tasks([claim.plan(scope) for claim in claims]), scope.work, progress=False)
     table = Table.of(scope, claims)

@@ -30,8 +30,6 @@ VARIANTS: Final = {
 }  # fmt: skip
 """Rows of `attnsteer.world.ablate`, with their time relative to plain pictures, about."""
 LOOK: Final = "look"
-SHOWN: Final = 2
-"""Prompts of each number of relations in the grid."""
 COMPARED: Final = (
     ("lean", "centroid"), ("lean", "attend-and-excite"), ("lean", "best-of-2"), ("retries", "centroid-retries"),
     ("retries", "best-of-3-classifier"),
@@ -77,11 +75,13 @@ class ExamplesTask(JobTask):
 
     Attributes:
         model: With it.
+        each: Prompts of each number of relations.
         steps: Denoising steps.
         guidance_scale: The pipeline's own.
     """
 
     model: str = ""
+    each: int = 0
     steps: int = 0
     guidance_scale: float = 1.0
 
@@ -94,13 +94,14 @@ class ExamplesTask(JobTask):
         ablation = Ablation(
             self.model, classifier, tuple(VARIANTS), steps=self.steps, guidance_scale=self.guidance_scale
         )
-        return ablation.examples(SHOWN)
+        return ablation.examples(self.each)
 
 
-def _examples(model: WorldModel) -> ExamplesTask:
-    seconds = START_SECONDS * len(VARIANTS) + 3 * SHOWN * sum(VARIANTS.values()) * _picture_seconds(model)
+def _examples(scope: Scope, model: WorldModel) -> ExamplesTask:
+    each = scope.size.shown
+    seconds = START_SECONDS * len(VARIANTS) + 3 * each * sum(VARIANTS.values()) * _picture_seconds(model)
     name = f"learned-loss/{model.steered_folder}-examples"
-    return ExamplesTask(name, seconds, (), model.name, model.steps, model.guidance_scale)
+    return ExamplesTask(name, seconds, (), model.name, each, model.steps, model.guidance_scale)
 
 
 def _picture_seconds(model: WorldModel) -> float:
@@ -125,7 +126,7 @@ def _tasks(scope: Scope, model: WorldModel) -> dict[str, VariantTask]:
 def plan(scope: Scope) -> list[JobTask]:
     """One job for each variant, on each model with a classifier, and one for the pictures of the grid."""
     models = scope.of(*STEERED)
-    return [task for model in models for task in (*_tasks(scope, model).values(), _examples(model))]
+    return [task for model in models for task in (*_tasks(scope, model).values(), _examples(scope, model))]
 
 
 def read(scope: Scope) -> Result:
@@ -145,7 +146,7 @@ def read(scope: Scope) -> Result:
         for name, found in results.items():
             figures += _figures(block, name, found, plain, *measures)
         findings += [_better(block, name, other, results) for name, other in COMPARED]
-        grids.append(_grid(block, read_records(scope.work / _examples(model).name, files=True)))
+        grids.append(_grid(block, read_records(scope.work / _examples(scope, model).name, files=True)))
     return Result(figures, findings + absent(scope.missing(*STEERED)), grids)
 
 

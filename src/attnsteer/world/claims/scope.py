@@ -25,6 +25,7 @@ class Size:
         points: Scales on each curve, at most five.
         pairs: Prompts with one relation.
         chains: Prompts of each number of relations; half as many for all models but U-Nets, which draw faster.
+        shown: Of these, how many appear as pictures in the table of losses.
         rendered: Shards of rendered pictures; each classifier is trained on half of them.
         sampled: Shards of the model's own pictures.
         held_out: Shards that they are tested on.
@@ -40,6 +41,7 @@ class Size:
     points: int = 5
     pairs: int = 96
     chains: int = 96
+    shown: int = 2
     rendered: int = 16
     sampled: int = 12
     held_out: int = 6
@@ -49,7 +51,7 @@ class Size:
 
 FULL: Final = Size("full")
 QUICK: Final = Size(
-    "quick", few=3, many=2, clips=2, points=3, pairs=8, chains=4, rendered=4, sampled=2, held_out=1, epochs=6, batch=12
+    "quick", few=3, many=2, clips=2, points=3, pairs=8, chains=4, shown=1, rendered=4, sampled=2, held_out=1, epochs=6
 )
 
 
