@@ -322,12 +322,11 @@ def test_nag_changes_a_clip_and_leaves_the_pipeline_as_it_was(pipe):
 
 def test_figures_count_every_clip(pipe):
     lines = negative_clip_figures(pipe, 3, SAMPLING, NAG(), 2.0, unwanted=("red",))
+    names = ("unguided", "CFG 2", "NAG")
     shares, means = lines[:6], lines[6:]
-    assert [share.name for share in shares][::2] == [f"{name}: red shows" for name in ("unguided", "CFG", "NAG")]
+    assert [share.name for share in shares][::2] == [f"{name}: red shows" for name in names]
     assert all(share.of == 3 for share in shares)
-    assert [(mean.name, len(mean.values)) for mean in means] == [
-        (f"{name}: consistency", 3) for name in ("unguided", "CFG", "NAG")
-    ]
+    assert [(mean.name, len(mean.values)) for mean in means] == [(f"{name}: consistency", 3) for name in names]
     assert [share.of for share in base_clip_figures(pipe, 3, SAMPLING)][::4] == [3, 3]
 
 

@@ -161,11 +161,12 @@ def negative_clip_figures(
     alone, with_cfg = replace(sampling, guidance_scale=1.0), replace(sampling, guidance_scale=cfg_scale)
     plain = detect_clips(draw_clips(pipe, prompts, alone))
     lines: list[Share | Mean] = []
-    steady: dict[str, list[float]] = {"unguided": [consistency(tracks) for tracks in plain], "CFG": [], "NAG": []}
+    cfg = f"CFG {cfg_scale:g}"
+    steady: dict[str, list[float]] = {"unguided": [consistency(tracks) for tracks in plain], cfg: [], "NAG": []}
     for trait in unwanted:
         runs = {
             "unguided": plain,
-            "CFG": detect_clips(draw_clips(pipe, prompts, with_cfg, negative_prompt=trait)),
+            cfg: detect_clips(draw_clips(pipe, prompts, with_cfg, negative_prompt=trait)),
             "NAG": detect_clips(draw_clips(guided, prompts, alone, nag_negative_prompt=trait)),
         }
         for name, found in runs.items():

@@ -204,9 +204,10 @@ def negative_figures(
     plain = detect(pictures(pipe, prompts, steps, 1.0))
     shares = []
     for unwanted in attributes:
+        with_cfg = pictures(pipe, prompts, steps, guidance_scale, negative_prompt=unwanted)
         runs = {
             "unguided": plain,
-            "CFG": detect(pictures(pipe, prompts, steps, guidance_scale, negative_prompt=unwanted)),
+            f"CFG {guidance_scale:g}": detect(with_cfg),
             "NAG": detect(pictures(guided, prompts, steps, 1.0, nag_negative_prompt=unwanted)),
         }
         for name, found in runs.items():
