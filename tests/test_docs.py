@@ -10,7 +10,7 @@ import re
 import runpy
 import shlex
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ from attnsteer.negative.nag import NAG
 from attnsteer.presets import PRESETS
 from attnsteer.steering.descent import LeanRule
 from attnsteer.support import support_table, with_table
+from attnsteer.world.claims.registry import CLAIMS
+from attnsteer.world.claims.roster import world_models
 from documents import Block, blocks, offline, prose
 
 ROOT = Path(__file__).parent.parent
@@ -166,6 +168,19 @@ def tables(document: Path) -> list[list[str]]:
     """Rows of all tables of a document, as lists of cells."""
     lines = [line for line in prose(document).splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_claims_is_whole_of_the_models_in_the_package_and_told_in_the_readme():
+    results = json.loads((ROOT / "results" / "results.json").read_text("utf-8"))
+    assert results["models"] == [asdict(model) for model in world_models()], "weights have changed: make evaluate"
+    words = {"holds in part": "in part"}
+    rows = tables(ROOT / "README.md")
+    first = next(number for number, cells in enumerate(rows) if cells == ["claim", "here"])
+    assert [claim["name"] for claim in results["claims"]] == list(CLAIMS)
+    for claim, (_, told) in zip(results["claims"], rows[first + 1 :], strict=False):
+        assert told.startswith(words.get(claim["outcome"], claim["outcome"])), claim["title"]
+        assert claim["outcome"] == "holds" or claim["reason"], f"results/reasons.toml: why {claim['name']}?"
+    assert len(rows[first + 1 :]) >= len(CLAIMS)
 
 
 def test_sizing_table_follows_from_its_formula():

@@ -79,7 +79,7 @@ def table(folders: Mapping[str, Path], kinds: Sequence[str]) -> str:
         everything = [value for kind in kinds for value in found.present[kind]]
         distance, look = distances.of(found.features), looks.of(found.features, found.redrawn)
         time, work = found.seconds / plain.seconds, found.evaluations / max(plain.evaluations, 1e-9)
-        cells = "".join(f"{cell:>20}" for cell in (*shares, _share(everything), _ratio(look), _ratio(distance)))
+        cells = "".join(f" {cell:>19}" for cell in (*shares, _share(everything), _ratio(look), _ratio(distance)))
         lines.append(f"{VARIANTS[name].title:40}{cells}{f'x{time:.2f}':>7}{f'x{work:.2f}':>7}")
     return "\n".join(lines)
 

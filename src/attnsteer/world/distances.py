@@ -42,7 +42,9 @@ class RelativeDistances:
     def of(self, own: Features, reference: Features | None = None) -> Estimate:
         """Mean of the ratios over the kinds, with its 95 % interval.
 
-        The interval is the bootstrap's, over the pictures; the same draw for both.
+        The interval is the bootstrap's, over the pictures; the same draw for both. A draw repeats pictures, which
+        lengthens every distance, short ones most, so that the drawn ratios lie to one side of the one that was found.
+        Their logarithms are shifted to have it as their median.
 
         Args:
             own: Of a method's pictures, in the order of the baseline's.
@@ -50,8 +52,9 @@ class RelativeDistances:
         """
         found = [self._distances(own, reference or self.reference, rows) for rows in self.rows]
         ratios = [self._mean_ratio(*pair) for pair in zip(found, self.base, strict=True)]
-        ends = torch.tensor(ratios[1:], dtype=torch.float64).quantile(torch.tensor([0.025, 0.975]).double())
-        low, high = ends.tolist()
+        drawn = torch.tensor(ratios[1:], dtype=torch.float64)
+        low, middle, high = drawn.quantile(torch.tensor([0.025, 0.5, 0.975]).double()).tolist()
+        low, high = (ratios[0] * end / middle for end in (low, high))
         return Estimate(ratios[0], low, high, sum(len(chosen) for chosen in self.rows[0].values()))
 
     def _distances(self, features: Features, reference: Features, rows: Mapping[str, Tensor]) -> list[float]:
