@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from attnsteer.evaluate.methods import Method
@@ -17,8 +18,8 @@ from attnsteer.world.claims.scope import SEED, Scope
 from attnsteer.world.claims.task import EvaluationTask
 from attnsteer.world.scene import ATTRIBUTES, COLOURS
 
-ROW_SECONDS: Final = 0.023
-"""What one row of one step takes a core while the other one works too."""
+ROW_SECONDS: Final = MappingProxyType({"U-Net": 0.019, "MMDiT": 0.032, "video": 0.025})
+"""What one row of one step takes a core while the other one works too, by architecture."""
 PICTURE_SECONDS: Final = 0.015
 """What a picture takes beside its steps: detecting and keeping it."""
 START_SECONDS: Final = 4.0
@@ -31,18 +32,16 @@ class Trial:
     Attributes:
         suite: Of `attnsteer evaluate`.
         kinds: Kinds of prompts in it.
-        row_seconds: See `ROW_SECONDS`.
         picture_seconds: See `PICTURE_SECONDS`.
     """
 
     suite: str
     kinds: int
-    row_seconds: float
     picture_seconds: float
 
 
-PICTURES: Final = Trial("shapes-negatives", len(COLOURS) + len(ATTRIBUTES), ROW_SECONDS, PICTURE_SECONDS)
-CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.025, 0.2)
+PICTURES: Final = Trial("shapes-negatives", len(COLOURS) + len(ATTRIBUTES), PICTURE_SECONDS)
+CLIPS: Final = Trial(CLIP_SUITE, len(KINDS), 0.2)
 
 
 def negative_task(
@@ -72,7 +71,7 @@ def negative_task(
         batch=min(scope.size.batch, per_thing * trial.kinds), **given,
     )  # fmt: skip
     rows = sum(_rows(method, given) for method in evaluation.columns)
-    each = steps * trial.row_seconds * rows + trial.picture_seconds * len(evaluation.columns)
+    each = steps * ROW_SECONDS[model.architecture] * rows + trial.picture_seconds * len(evaluation.columns)
     seconds = START_SECONDS + per_thing * trial.kinds * each
     return EvaluationTask(f"{name}/{model.plain_folder}-in-{steps}", seconds, (), evaluation)
 

@@ -38,11 +38,8 @@ def relation_task(
         suite, model.name, methods, count=count, seed=SEED, batch=min(scope.size.batch, count),
         nag_scale=model.nag_scale, steps=model.steps, **settings,
     )  # fmt: skip
-    rows = 2.0 if model.guidance_scale > 1 else 1.0
-    each = sum(
-        (STEERING_COST if method.steer else 1.0) * model.steps * rows * ROW_SECONDS + PICTURE_SECONDS
-        for method in evaluation.columns
-    )
+    plain = model.steps * (2.0 if model.guidance_scale > 1 else 1.0) * ROW_SECONDS[model.architecture]
+    each = sum((STEERING_COST if m.steer else 1.0) * plain + PICTURE_SECONDS for m in evaluation.columns)
     pictures = count * (4 if chains else 1)
     seconds = START_SECONDS + pictures * each
     folder = model.plain_folder if "classifier" in settings else model.steered_folder

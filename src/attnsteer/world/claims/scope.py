@@ -51,7 +51,7 @@ class Size:
 
 FULL: Final = Size("full")
 QUICK: Final = Size(
-    "quick", few=3, many=2, clips=2, points=3, pairs=8, chains=4, shown=1, rendered=4, sampled=2, held_out=1, epochs=6
+    "quick", few=2, many=2, clips=2, points=3, pairs=8, chains=4, shown=1, rendered=4, sampled=2, held_out=1, epochs=6
 )
 
 

@@ -91,7 +91,7 @@ def _png(pixels: Tensor) -> bytes:
 def _task(scope: Scope, model: WorldModel) -> UntouchedTask:
     count = PICTURES * max(3, scope.size.pairs // 4 // PICTURES)
     rows = 2.0 if model.guidance_scale > 1 else 1.0
-    seconds = START_SECONDS + 3 * count * model.steps * rows * ROW_SECONDS
+    seconds = START_SECONDS + 3 * count * model.steps * rows * ROW_SECONDS[model.architecture]
     return UntouchedTask(f"untouched/{model.steered_folder}-in-{model.steps}", seconds, (), model.name, count)
 
 
