@@ -27,6 +27,9 @@ from attnsteer.world.measure import negative_figures, pairs, pictures, relation_
 from attnsteer.world.models import DEFAULT_MODEL, FEW_STEP_MODEL
 from attnsteer.world.scene import ATTRIBUTES, COLOURS, relations_between
 
+BEST_CFG = 6.0
+"""Where CFG's negative prompt does best in four steps: see results/table.md."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -105,7 +108,7 @@ def figures(model: Any, student: Any, count: int) -> list[Share]:
     shares = [relation_figures(asked, plain, "unsteered")[1], relation_figures(asked, steered, "steered")[1]]
     few = student.source.defaults["steps"]
     nag = NAG(scale=student.source.defaults["nag_scale"])
-    return shares + negative_figures(student.pipe, count, few, scale, nag, attributes=("red",))
+    return shares + negative_figures(student.pipe, count, few, BEST_CFG, nag, attributes=("red",))
 
 
 def main() -> None:
