@@ -16,6 +16,7 @@ from PIL import Image
 
 from attnsteer.evaluate.generation import Studio
 from attnsteer.jobs import Job, Record
+from attnsteer.pictures import as_image
 
 if TYPE_CHECKING:
     from attnsteer.evaluate.metrics.extractors import Extractor
@@ -184,7 +185,7 @@ def reference_picture(item: Mapping[str, Any], side: int) -> Image.Image:
     from attnsteer.world.scene import Shape
 
     scene = tuple(Shape(**shape) for shape in item["scene"])
-    return Image.fromarray((render([scene], side)[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    return as_image(render([scene], side)[0])
 
 
 def _array(values: Any) -> bytes:

@@ -1,10 +1,11 @@
 """A finished picture or clip with what it cost."""
 
-import io
 from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
+
+from attnsteer.pictures import encoded
 
 LARGE: Final = 256
 """Pictures with a longer side are kept as JPEG instead of PNG, clips with loss."""
@@ -47,16 +48,13 @@ class Painted:
 
     def file(self, name: str) -> tuple[str, bytes]:
         """File name and content: PNG, or JPEG if it is large; of a clip, an animated WebP."""
-        large, buffer = max(self.picture.size) > LARGE, io.BytesIO()
+        large = max(self.picture.size) > LARGE
         if len(self.frames) > 1:
             first, *rest = self.frames
-            first.save(
-                buffer, "WEBP", save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0,
+            return f"{name}.webp", encoded(
+                first, "WEBP", save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0,
                 lossless=not large, quality=85,
             )  # fmt: skip
-            return f"{name}.webp", buffer.getvalue()
         if large:
-            self.picture.save(buffer, "JPEG", quality=92)
-        else:
-            self.picture.save(buffer, "PNG")
-        return f"{name}.{'jpg' if large else 'png'}", buffer.getvalue()
+            return f"{name}.jpg", encoded(self.picture, "JPEG", quality=92)
+        return f"{name}.png", encoded(self.picture, "PNG")

@@ -3,6 +3,7 @@
 Needs Pillow and numpy only.
 """
 
+from attnsteer.pictures.encode import as_image, encoded
 from attnsteer.pictures.frame import Highlight
 from attnsteer.pictures.grid import enlarge, grid
 from attnsteer.pictures.heatmap import colour_ramp, overlay
@@ -17,7 +18,9 @@ __all__ = [
     "MapTable",
     "Panel",
     "Sheet",
+    "as_image",
     "colour_ramp",
+    "encoded",
     "enlarge",
     "grid",
     "overlay",

@@ -10,7 +10,6 @@ longer count can be added later.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 from attnsteer.evaluate.metrics.extractors import Pixels
 from attnsteer.evaluate.suites import find_suite
 from attnsteer.jobs import Job, Record, run_job
+from attnsteer.pictures import encoded
 from attnsteer.world.ablation_table import table
 from attnsteer.world.calls import call_keywords, denoiser_of
 from attnsteer.world.chains import KINDS, SUITE, chains
@@ -178,7 +178,8 @@ class _Bench:
             "right": [correct for correct, _ in verdicts],
             "present": [present for _, present in verdicts],
         }
-        return Record(item["id"], data, {f"{row:02d}.png": _png(picture) for row, picture in enumerate(pictures)})
+        files = {f"{row:02d}.png": encoded(picture, "PNG") for row, picture in enumerate(pictures)}
+        return Record(item["id"], data, files)
 
     def _best(self, tasks: Sequence[Any], seeds: Sequence[int]) -> tuple[list[Any], list[tuple[bool, bool]]]:
         """Pictures with (relations right, all objects there), the best of several seeds where the variant says so."""
@@ -210,12 +211,6 @@ class _Bench:
             right = judge(Task(**task), boxes, picture.size).correct
             verdicts.append((bool(right), set(task["labels"]) <= {box.label for box in boxes}))
         return verdicts
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def redrawn(pictures: Sequence[Image.Image]) -> Float[Tensor, "pictures 3 side side"]:

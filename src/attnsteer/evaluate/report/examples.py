@@ -15,7 +15,7 @@ from attnsteer.evaluate.heat_maps import read_heat_maps
 from attnsteer.evaluate.methods import Method
 from attnsteer.evaluate.report.figures import Data, RunFigures, best_guided
 from attnsteer.jobs import Record, read_records
-from attnsteer.pictures.heatmap import overlay
+from attnsteer.pictures import encoded, overlay
 
 MOST: Final = 6
 HEAT_SIDE: Final = 96
@@ -177,7 +177,6 @@ def _heats(picture: Image.Image, maps: Mapping[str, np.ndarray]) -> list[Heat]:
     small = picture.resize((HEAT_SIDE, round(HEAT_SIDE * picture.height / picture.width)))
     found = []
     for word, values in maps.items():
-        buffer = io.BytesIO()
-        overlay(small, values, limits=(0.0, highest)).save(buffer, "WEBP", quality=80)
-        found.append(Heat(word, picture_uri("map.webp", buffer.getvalue())))
+        content = encoded(overlay(small, values, limits=(0.0, highest)), "WEBP", quality=80)
+        found.append(Heat(word, picture_uri("map.webp", content)))
     return found

@@ -13,12 +13,12 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from attnsteer.evaluate.prompts.nouns import with_article
 from attnsteer.evaluate.scoring.boxes import Box, best
 from attnsteer.evaluate.scoring.geneval import relative_position
+from attnsteer.pictures import as_image
 from attnsteer.steering.data.stage import PairPrompt
 
 if TYPE_CHECKING:
@@ -106,9 +106,3 @@ class DetectorLabels:
             return joined if joined in self.relations else unclear
         known = [name for name in sorted(holding) if name in self.relations]
         return known[0] if known else unclear
-
-
-def as_image(picture: Float[Tensor, "3 height width"]) -> Image.Image:
-    """A picture in [0, 1] as an RGB image."""
-    values = (picture.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(values, "RGB")

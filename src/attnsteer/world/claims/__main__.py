@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     claims = chosen_claims(given.claims.split(",") if given.claims else None)
     if not given.report_only:
         do_all(all_tasks([claim.plan(scope) for claim in claims]), scope.work, given.workers)
-    committed = RESULTS / ("quick" if given.quick else "")
-    reference = given.reference or committed
-    table = Table.of(scope, list(CLAIMS.values()), read_reasons(reference, CLAIMS))
-    whole = table.complete and not given.models
-    output = given.output or (committed if whole else scope.work.with_name(f"{size.name}-results"))
-    compared = agreement(table.figures, read_reference(reference))
+    reference = given.reference or RESULTS
+    reasons = {} if given.quick else read_reasons(reference, CLAIMS)  # they explain the figures of the whole table
+    table = Table.of(scope, list(CLAIMS.values()), reasons)
+    whole = table.complete and not given.models and not given.quick
+    output = given.output or (RESULTS if whole else scope.work.with_name(f"{size.name}-results"))
+    compared = agreement(table.figures, read_reference(reference), partial=given.quick)
     for path in write_results(table, compared, output):
         sys.stdout.write(f"{path}\n")
     sys.stdout.write(f"\n{table.summary()}\n{compared}\n")
@@ -61,11 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder of the results (default: results or results/quick; beside the runs if the table is not whole)",
+        help=f"folder of the results (default: {RESULTS}; beside the runs with --quick or if the table is not whole)",
     )
-    parser.add_argument(
-        "--reference", type=Path, help="folder of results to compare with (default: results or results/quick)"
-    )
+    parser.add_argument("--reference", type=Path, help=f"folder of results to compare with (default: {RESULTS})")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a figure differs")
     parser.add_argument("--report-only", action="store_true", help="draw nothing, read what is there")
     parser.add_argument("--workers", type=int, default=_cores(), help="processes of one thread each")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attnsteer.world.claims.figure import Figure
+from attnsteer.world.claims.runs import BY_SIZE
 
 Key = tuple[str, str, str, str]
 """Claim, block, row and name of a figure."""
@@ -23,7 +24,7 @@ class Agreement:
     """What came of the comparison.
 
     Attributes:
-        compared: Figures that both tables hold, times left out.
+        compared: Figures that both tables hold and that can be compared.
         differing: Those that do not agree, with both in words.
         lost: Figures of the claims that were run that only the earlier table holds.
         fresh: Figures that only the new table holds.
@@ -69,20 +70,25 @@ def read_reference(folder: Path) -> dict[Key, Figure]:
     return figures
 
 
-def agreement(new: Mapping[Key, Figure], earlier: Mapping[Key, Figure]) -> Agreement:
+def agreement(new: Mapping[Key, Figure], earlier: Mapping[Key, Figure], partial: bool = False) -> Agreement:
     """Compare the figures of two tables.
+
+    Args:
+        new: By key.
+        earlier: By key.
+        partial: The new table draws less by intent: what it lacks is not lost, and `BY_SIZE` is not compared.
 
     Two figures agree if their 95 % intervals overlap; figures without an interval if they differ by at most a tenth.
     Times are not compared: they belong to a machine. Claims that the new table lacks altogether do not count as lost.
     """
     run = {claim for claim, *_ in new}
-    both = [key for key in earlier if key in new and not earlier[key].timed]
+    both = [key for key in earlier if key in new and not earlier[key].timed and not (partial and key[3] in BY_SIZE)]
     differing = [
         f"{' / '.join(key)}: {_words(new[key])}, earlier {_words(earlier[key])}"
         for key in both
         if not agree(new[key], earlier[key])
     ]
-    lost = [" / ".join(key) for key in earlier if key not in new and key[0] in run]
+    lost = [" / ".join(key) for key in earlier if key not in new and key[0] in run and not partial]
     return Agreement(len(both), differing, lost, sum(key not in earlier for key in new))
 
 

@@ -14,7 +14,7 @@ from attnsteer.world.claims.figure import Figure, Place
 from attnsteer.world.claims.negatives import best_of, block_of, negative_task, of_base, read_negatives
 from attnsteer.world.claims.pictures import grid_of
 from attnsteer.world.claims.roster import FEW_STEPS, MANY_STEPS, WorldModel
-from attnsteer.world.claims.runs import ABSENT, BOTH, DISTANCE, KEPT, Drawn, negative_figures
+from attnsteer.world.claims.runs import ABSENT, AREA, BOTH, DISTANCE, KEPT, Drawn, negative_figures
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import EvaluationTask
 
@@ -29,7 +29,6 @@ SCALES: Final = {
 CONTROL: Final = ("cfg", "nag")
 """What models of many steps are tried with."""
 CONTROL_STEPS: Final = 4
-AREA: Final = "area under the curve"
 
 
 def sweep_of(scope: Scope, methods: Sequence[str]) -> list[str]:

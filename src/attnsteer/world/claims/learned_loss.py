@@ -15,13 +15,14 @@ from attnsteer.world.claims.pairs import paired
 from attnsteer.world.claims.pictures import Cell, Grid, picture
 from attnsteer.world.claims.relations import PRESENT, RIGHT
 from attnsteer.world.claims.roster import STEERED, WorldModel
-from attnsteer.world.claims.runs import COST, DISTANCE, TIME
+from attnsteer.world.claims.runs import COST, DISTANCE, LOOK, TIME
 from attnsteer.world.claims.scope import Scope
 from attnsteer.world.claims.task import JobTask
 from attnsteer.world.distances import RelativeDistances
 
 if TYPE_CHECKING:
     from attnsteer.jobs import Job
+    from attnsteer.world.ablate import Ablation
     from attnsteer.world.ablation_table import Results
 
 VARIANTS: Final = {
@@ -29,7 +30,6 @@ VARIANTS: Final = {
     "best-of-3-classifier": 2.4, "retries": 2.2, "centroid-retries": 2.2,
 }  # fmt: skip
 """Rows of `attnsteer.world.ablate`, with their time relative to plain pictures, about."""
-LOOK: Final = "look"
 COMPARED: Final = (
     ("lean", "centroid"), ("lean", "attend-and-excite"), ("lean", "best-of-2"), ("retries", "centroid-retries"),
     ("retries", "best-of-3-classifier"),
@@ -38,70 +38,61 @@ COMPARED: Final = (
 
 
 @dataclass(frozen=True)
-class VariantTask(JobTask):
-    """One variant of the ablation.
+class AblationTask(JobTask):
+    """A job of `attnsteer.world.ablate`.
 
     Attributes:
         model: With it.
-        variant: Key of `VARIANTS`.
-        count: Prompts of each kind.
-        batch: Pictures that are drawn together.
         steps: Denoising steps.
         guidance_scale: The pipeline's own.
+        count: Prompts of each number of relations.
     """
 
     model: str = ""
-    variant: str = ""
-    count: int = 0
-    batch: int = 0
     steps: int = 0
     guidance_scale: float = 1.0
+    count: int = 0
 
-    def job(self, work: Path) -> Job:
-        """The job of `attnsteer.world.ablate`."""
+    def ablation(self, variants: tuple[str, ...], batch: int) -> Ablation:
+        """Of some keys of `VARIANTS`, with the model's own classifier."""
         from attnsteer.compare.models import find_model
         from attnsteer.world.ablate import Ablation
 
         classifier = str(find_model(self.model).classifier)
-        ablation = Ablation(
-            self.model, classifier, (self.variant,), self.count, self.batch, self.steps, self.guidance_scale
-        )
-        return ablation.jobs()[self.variant]
+        return Ablation(self.model, classifier, variants, self.count, batch, self.steps, self.guidance_scale)
 
 
 @dataclass(frozen=True)
-class ExamplesTask(JobTask):
-    """Pictures of every variant, for the grid.
+class VariantTask(AblationTask):
+    """Figures of one variant.
 
     Attributes:
-        model: With it.
-        each: Prompts of each number of relations.
-        steps: Denoising steps.
-        guidance_scale: The pipeline's own.
+        variant: Key of `VARIANTS`.
+        batch: Pictures that are drawn together.
     """
 
-    model: str = ""
-    each: int = 0
-    steps: int = 0
-    guidance_scale: float = 1.0
+    variant: str = ""
+    batch: int = 0
 
     def job(self, work: Path) -> Job:
-        """That of `attnsteer.world.ablate`."""
-        from attnsteer.compare.models import find_model
-        from attnsteer.world.ablate import Ablation
+        """The variant's."""
+        return self.ablation((self.variant,), self.batch).jobs()[self.variant]
 
-        classifier = str(find_model(self.model).classifier)
-        ablation = Ablation(
-            self.model, classifier, tuple(VARIANTS), steps=self.steps, guidance_scale=self.guidance_scale
-        )
-        return ablation.examples(self.each)
+
+@dataclass(frozen=True)
+class ExamplesTask(AblationTask):
+    """Pictures of every variant, for the grid."""
+
+    def job(self, work: Path) -> Job:
+        """That of the first `count` prompts of each number of relations."""
+        return self.ablation(tuple(VARIANTS), self.count).examples(self.count)
 
 
 def _examples(scope: Scope, model: WorldModel) -> ExamplesTask:
-    each = scope.size.shown
-    seconds = START_SECONDS * len(VARIANTS) + 3 * each * sum(VARIANTS.values()) * _picture_seconds(model)
+    count = scope.size.shown
+    seconds = START_SECONDS * len(VARIANTS) + 3 * count * sum(VARIANTS.values()) * _picture_seconds(model)
     name = f"learned-loss/{model.steered_folder}-examples"
-    return ExamplesTask(name, seconds, (), model.name, each, model.steps, model.guidance_scale)
+    return ExamplesTask(name, seconds, (), model.name, model.steps, model.guidance_scale, count)
 
 
 def _picture_seconds(model: WorldModel) -> float:
@@ -117,7 +108,7 @@ def _tasks(scope: Scope, model: WorldModel) -> dict[str, VariantTask]:
     return {
         variant: VariantTask(
             f"learned-loss/{model.steered_folder}-{variant}", START_SECONDS + times * pictures, (),
-            model.name, variant, count, batch, model.steps, model.guidance_scale,
+            model.name, model.steps, model.guidance_scale, count, variant, batch,
         )
         for variant, times in VARIANTS.items()
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ from PIL import Image
 from attnsteer.compare.clips import film_strip, frames_of
 from attnsteer.evaluate.report.examples import picture_uri
 from attnsteer.jobs import Record, read_records
+from attnsteer.pictures import as_image, encoded
 from attnsteer.world.blocks import without_blocks
 from attnsteer.world.claims.runs import Drawn
 
@@ -62,9 +62,8 @@ def grid_of(drawn: Drawn, title: str, methods: Sequence[str], rows: int = ROWS) 
 
 def picture(content: bytes) -> str:
     """A data URI without loss and small: of a picture, or of a clip's frames side by side."""
-    frames, buffer = frames_of(content), io.BytesIO()
-    film_strip(_without_blocks(frames)).save(buffer, "WEBP", lossless=True, quality=100, method=6)
-    return picture_uri("picture.webp", buffer.getvalue())
+    strip = film_strip(_without_blocks(frames_of(content)))
+    return picture_uri("picture.webp", encoded(strip, "WEBP", lossless=True, quality=100, method=6))
 
 
 def _without_blocks(frames: Sequence[Image.Image]) -> Sequence[Image.Image]:
@@ -73,8 +72,7 @@ def _without_blocks(frames: Sequence[Image.Image]) -> Sequence[Image.Image]:
     small = without_blocks(values.float() / 255)
     if len(frames) == 1 or small.shape[-1] == values.shape[-1]:
         return frames
-    pixels = (small * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(frame) for frame in pixels]
+    return [as_image(frame) for frame in small]
 
 
 def _row(record: Record, methods: Sequence[str]) -> tuple[str, list[Cell]]:

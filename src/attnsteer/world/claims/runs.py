@@ -32,6 +32,10 @@ BOTH: Final = "kept and absent"
 ABSENT: Final = "unwanted absent"
 KEPT: Final = "subject kept"
 DISTANCE: Final = "distance"
+LOOK: Final = "look"
+AREA: Final = "area under the curve"
+BY_SIZE: Final = frozenset((DISTANCE, LOOK, AREA))
+"""Figures whose expected value depends on how much is drawn; tables of different sizes cannot be compared by them."""
 COST: Final = "cost"
 TIME: Final = "time"
 _DETAILS: Final = {ABSENT: "absent", KEPT: "kept"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from statistics import median
 from typing import Any, Final
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from attnsteer.jobs import Job, Record, read_records
+from attnsteer.pictures import as_image, encoded
 from attnsteer.world.claims.claim import Claim, Finding, Result, absent, certain
 from attnsteer.world.claims.figure import Figure, Place
 from attnsteer.world.claims.negatives import ROW_SECONDS, START_SECONDS, block_of
@@ -77,15 +75,11 @@ class _Worker:
                 (plain, before), (guided, after) = draw(item, drawn.pipe), draw(item, steered)
                 same = [bool(torch.equal(a, b)) for a, b in zip(plain, guided, strict=True)]
                 data = {"prompts": item["prompts"], "same": same, "plain": before, "steered": after}
-                yield Record(item["id"], data, {"plain.png": _png(plain[0]), "steered.png": _png(guided[0])})
+                shown = {"plain.png": plain[0], "steered.png": guided[0]}
+                files = {name: encoded(as_image(pixels), "PNG") for name, pixels in shown.items()}
+                yield Record(item["id"], data, files)
 
         return records
-
-
-def _png(pixels: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _task(scope: Scope, model: WorldModel) -> UntouchedTask:
