@@ -88,6 +88,20 @@ def test_each_text_is_compared_once_with_what_each_encoder_gave(monkeypatch):
         assert seen and len(seen) == len(set(seen))
 
 
+def test_comparisons_grow_with_the_number_of_prompts_and_not_with_its_square(monkeypatch):
+    """FLUX's CLIP is never in the text input, so that a prompt that looked among all others would look in vain."""
+    stock, seen = locate.match_text_rows, []
+    monkeypatch.setattr(locate, "match_text_rows", lambda *given: seen.append(1) or stock(*given))
+    counts = []
+    for number in (1, 5):
+        prompts = [f"{PROMPT} and a {colour} cat" for colour in ("red", "green", "blue", "white", "black")[:number]]
+        seen.clear()
+        rows, _ = located(build("flux"), "flux", prompts, [words(p, "dog") for p in prompts], max_sequence_length=40)
+        assert len(rows) == number
+        counts.append(len(seen))
+    assert counts[1] == 5 * counts[0]
+
+
 def test_the_same_noun_twice_has_two_places():
     prompt = "a dog above a dog"
     relation = Relation.of(prompt, "dog", "above", "dog")

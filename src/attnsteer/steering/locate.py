@@ -6,6 +6,7 @@ in the denoiser's text input by value. No pipeline, template or padding rule is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from attnsteer.pipeline.conditioning import Conditioning
 from attnsteer.pipeline.denoisers import denoisers_of
 from attnsteer.steering.call_rows import perturbed
 from attnsteer.steering.relations import Span
-from attnsteer.steering.tokens import RowMatch, match_text_rows, token_indices
+from attnsteer.steering.tokens import RowMatch, letters, match_text_rows, token_indices
 from attnsteer.texts.inject import batch_size
 
 _TRANSFORMED = (
@@ -42,6 +43,19 @@ class Encoding:
     row: int
     ids: list[int]
     states: list[Tensor]
+
+    @cached_property
+    def letters(self) -> str:
+        """What the ids say, without special tokens."""
+        return letters(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def spells(self, prompt: str) -> bool:
+        """Whether the ids hold all of a prompt, or its beginning and nothing else.
+
+        Args:
+            prompt: As `letters` gives it.
+        """
+        return prompt in self.letters or bool(self.letters) and prompt.startswith(self.letters)
 
 
 @dataclass
@@ -223,21 +237,29 @@ class _Text:
 
 
 def _rows_of_span(encodings: Sequence[Sequence[Encoding]], text: _Text, prompt: str, span: Span) -> list[int]:
-    """Rows of one text that hold a span, from every encoder whose output is in it (CLIP and T5 in SD3)."""
-    rows: set[int] = set()
-    reasons: list[str] = []
-    for of_encoder in encodings:
-        for encoding in of_encoder:
-            placed = _placed(encoding, text, prompt, span, reasons)
-            if placed:
-                rows.update(placed)
-                break
-    if not rows:
-        cut = [reason for reason in reasons if "beyond" in reason or "cuts them" in reason]
-        told = reasons if not any("no row" in reason for reason in reasons) else []
-        why = next(iter([*cut, *told]), _TRANSFORMED)
-        raise ValueError(f"cannot find {span.text!r} in the denoiser's text input: {why}")
-    return sorted(rows)
+    """Rows of one text that hold a span, from every encoder whose output is in it (CLIP and T5 in SD3).
+
+    Encodings that spell the prompt are looked at first. The others, as many as there are prompts, may hold the span
+    too, but are the prompt's only if the pipeline rewrote it.
+    """
+    wanted, reasons = letters(prompt), list[str]()
+    spelling = [[encoding for encoding in each if encoding.spells(wanted)] or each for each in encodings]
+    for chosen in (spelling, encodings):
+        placed = [_first_placed(of_encoder, text, prompt, span, reasons) for of_encoder in chosen]
+        if any(placed):
+            return sorted(set().union(*placed))
+    cut = [reason for reason in reasons if "beyond" in reason or "cuts them" in reason]
+    told = reasons if not any("no row" in reason for reason in reasons) else []
+    why = next(iter([*cut, *told]), _TRANSFORMED)
+    raise ValueError(f"cannot find {span.text!r} in the denoiser's text input: {why}")
+
+
+def _first_placed(
+    encodings: Sequence[Encoding], text: _Text, prompt: str, span: Span, reasons: list[str]
+) -> list[int]:
+    """Rows of the span as the first of one encoder's texts has it that is in the denoiser's text."""
+    found = (_placed(encoding, text, prompt, span, reasons) for encoding in encodings)
+    return next((rows for rows in found if rows), [])
 
 
 def _placed(encoding: Encoding, text: _Text, prompt: str, span: Span, reasons: list[str]) -> list[int]:

@@ -112,6 +112,8 @@ def _candidates(
     if not telling:
         return
     values, places = _entries_near(text, encoder[telling], tolerance)
+    if not len(values):
+        return
     successes = 0
     for row in telling:
         found = _recurrences(text, encoder[row], values, places, tolerance)

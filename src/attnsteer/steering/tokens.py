@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-__all__ = ["RowMatch", "match_text_rows", "token_indices"]
+__all__ = ["RowMatch", "letters", "match_text_rows", "token_indices"]
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit report a huge one
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for part of a character
@@ -61,6 +61,11 @@ def token_indices(
     if getattr(tokenizer, "is_fast", False):
         return _rows_by_offsets(tokenizer, shown, start, end, max_length)
     return _rows_by_pieces(tokenizer, shown, start, end, max_length)
+
+
+def letters(text: str) -> str:
+    """A text without spaces and in lower case, to be compared with what a tokenizer made of it."""
+    return _squeeze(text).text
 
 
 def _limits(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
