@@ -156,9 +156,10 @@ def _line(report: Any) -> str:
 
 
 def _verdict(metrics: dict[str, Any]) -> str:
-    leakage = metrics["leakage"]
-    words = {True: "passed", False: "FAILED: it reads the relation word, do not steer with it", None: "not measured"}
-    return f"accuracy {metrics['accuracy']:.3f} of {metrics['samples']}; leakage test {words[leakage['passed']]}"
+    from attnsteer.steering.metrics import leakage_verdict
+
+    verdict = leakage_verdict(metrics["leakage"])
+    return f"accuracy {metrics['accuracy']:.3f} of {metrics['samples']}; leakage test {verdict}"
 
 
 def _symmetries(text: str) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """How good a relation classifier is, and whether it reads the prompt instead of the picture."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 LEAKAGE_LIMIT = 0.03
-_FEWEST = 30  # samples with right and with wrong words, each; fewer tell nothing about a gap this small
+_FEWEST = 30  # pictures with right and with wrong words, each; fewer tell nothing about a gap this small
+_SURE = 1.96  # standard errors
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Predictions:
         label: True relation in the picture.
         prompt_relation: Relation named by the prompt, right or wrong; -1 if it named none.
         timestep: Step index the maps were recorded at.
+        picture: A number for each sample, the same for those of one picture; None if each shows another one.
     """
 
     logits: Float[Tensor, "samples relations"]
     label: Int64[Tensor, " samples"]
     prompt_relation: Int64[Tensor, " samples"]
     timestep: Int64[Tensor, " samples"]
+    picture: Int64[Tensor, " samples"] | None = None
 
 
 def evaluate(predictions: Predictions, relations: Sequence[str], limit: float = LEAKAGE_LIMIT) -> dict[str, Any]:
@@ -72,25 +74,33 @@ def leakage_report(predictions: Predictions, limit: float = LEAKAGE_LIMIT) -> di
 
     A classifier that reads the word from the maps follows it when it is wrong.
 
-    gap = accuracy(right) - accuracy(wrong),   passed if |gap| <= limit
+    gap = accuracy(right) - accuracy(wrong)
+
+    It is passed if |gap| <= limit and failed if |gap| is above the limit by more than 1.96 standard errors. What lies
+    between, and fewer than 30 pictures of either kind, decides nothing.
 
     Returns:
-        by_word: "right", "wrong" and "none", each to {accuracy, samples}; gap and gap_error (its standard error);
-        follows_word: share of the wrong-word samples that are classified as the prompt says; limit; passed. None
-        stands for what the samples do not tell; whether the test is passed takes 30 samples of either kind.
+        by_word: "right", "wrong" and "none", each to {accuracy, samples, pictures}; gap and gap_error (its standard
+        error, which takes the samples of one picture together); follows_word: share of the wrong-word samples that are
+        classified as the prompt says; limit; passed. None stands for what the samples do not tell.
     """
     guess = predictions.logits.argmax(dim=1)
     correct = guess == predictions.label
     none = predictions.prompt_relation < 0
     right = predictions.prompt_relation == predictions.label
     wrong = ~none & ~right
-    rows = {"right": _accuracy(correct[right]), "wrong": _accuracy(correct[wrong]), "none": _accuracy(correct[none])}
-    gap, error, follows = None, None, None
+    picture = torch.arange(len(guess)) if predictions.picture is None else predictions.picture
+    rows = {
+        name: _accuracy(correct[of]) | {"pictures": len(picture[of].unique())}
+        for name, of in (("right", right), ("wrong", wrong), ("none", none))
+    }
+    gap, error, follows, passed = None, None, None, None
     if right.any() and wrong.any():
         gap = rows["right"]["accuracy"] - rows["wrong"]["accuracy"]
-        error = math.sqrt(
-            sum(r["accuracy"] * (1 - r["accuracy"]) / r["samples"] for r in (rows["right"], rows["wrong"]))
-        )
+        error = _gap_error(correct, right, wrong, picture)
+        if min(rows[name]["pictures"] for name in ("right", "wrong")) >= _FEWEST:
+            surely_above = abs(gap) - _SURE * error > limit
+            passed = True if abs(gap) <= limit else False if surely_above else None
     if wrong.any():
         follows = (guess == predictions.prompt_relation)[wrong].double().mean().item()
     return {
@@ -99,8 +109,27 @@ def leakage_report(predictions: Predictions, limit: float = LEAKAGE_LIMIT) -> di
         "gap_error": error,
         "follows_word": follows,
         "limit": limit,
-        "passed": None if gap is None or min(int(right.sum()), int(wrong.sum())) < _FEWEST else abs(gap) <= limit,
+        "passed": passed,
     }
+
+
+def leakage_verdict(leakage: Mapping[str, Any]) -> str:
+    """What a leakage report says, in words."""
+    if leakage["passed"] is None:
+        if leakage["gap"] is None or abs(leakage["gap"]) <= leakage["limit"]:
+            return f"not measured, it takes {_FEWEST} pictures each with a right and with a wrong word"
+        return "undecided, it may be chance: measure on more pictures"
+    return "passed" if leakage["passed"] else "FAILED: it reads the relation word, do not steer with it"
+
+
+def _gap_error(correct: Tensor, right: Tensor, wrong: Tensor, picture: Tensor) -> float:
+    """Standard error of the gap: the root of the sum over pictures of their squared influence on it."""
+    weight = torch.zeros(len(correct), dtype=torch.float64)
+    for rows, sign in ((right, 1.0), (wrong, -1.0)):
+        weight[rows] = sign * (correct[rows].double() - correct[rows].double().mean()) / rows.sum()
+    _, places = picture.unique(return_inverse=True)
+    of_picture = torch.zeros(int(places.max()) + 1, dtype=torch.float64).index_add_(0, places, weight)
+    return float(of_picture.norm())
 
 
 def _accuracy(correct: Tensor) -> dict[str, Any]:

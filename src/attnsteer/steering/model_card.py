@@ -3,6 +3,7 @@
 from typing import Any
 
 from attnsteer.steering.classifier_settings import ClassifierSettings
+from attnsteer.steering.metrics import leakage_verdict
 
 
 def model_card(settings: ClassifierSettings, metrics: dict[str, Any] | None) -> str:
@@ -70,7 +71,6 @@ def _figures(settings: ClassifierSettings, metrics: dict[str, Any] | None) -> li
 
 
 def _leakage(leakage: dict[str, Any]) -> list[str]:
-    verdict = {True: "passed", False: "FAILED: do not steer with this classifier", None: "not measured"}
     right, wrong = (leakage["by_word"][word]["samples"] for word in ("right", "wrong"))
     return [
         "## Leakage test",
@@ -83,7 +83,7 @@ def _leakage(leakage: dict[str, Any]) -> list[str]:
         *(f"| {name} | {_share(row['accuracy'])} | {row['samples']} |" for name, row in leakage["by_word"].items()),
         "",
         f"Right minus wrong: {_share(leakage['gap'])}, standard error {_share(leakage['gap_error'])} "
-        f"(limit {leakage['limit']:.2f}, {right} and {wrong} samples): {verdict[leakage['passed']]}.",
+        f"(limit {leakage['limit']:.2f}, {right} and {wrong} samples): {leakage_verdict(leakage)}.",
     ]
 
 

@@ -70,7 +70,9 @@ def classify(
 
 def predictions_of(dataset: MapDataset, rows: list[int], logits: Float[Tensor, "rows relations"]) -> Predictions:
     """Logits together with the truth of the same samples."""
-    return Predictions(logits, dataset.label[rows], dataset.prompt_relation[rows], dataset.timestep[rows])
+    numbers = {source: number for number, source in enumerate(dict.fromkeys(dataset.source))}
+    picture = torch.tensor([numbers[dataset.source[row]] for row in rows])
+    return Predictions(logits, dataset.label[rows], dataset.prompt_relation[rows], dataset.timestep[rows], picture)
 
 
 def split_rows(dataset: MapDataset, settings: TrainSettings) -> tuple[list[int], list[int]]:
