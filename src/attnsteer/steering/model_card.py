@@ -71,19 +71,21 @@ def _figures(settings: ClassifierSettings, metrics: dict[str, Any] | None) -> li
 
 
 def _leakage(leakage: dict[str, Any]) -> list[str]:
-    right, wrong = (leakage["by_word"][word]["samples"] for word in ("right", "wrong"))
     return [
         "## Leakage test",
         "",
         "A classifier that reads the relation word of the prompt out of the maps, instead of the places of the "
         "objects, cannot steer. Accuracy must not depend on whether the prompt's word is right.",
         "",
-        "| relation word in the prompt | accuracy | samples |",
-        "|---|---|---|",
-        *(f"| {name} | {_share(row['accuracy'])} | {row['samples']} |" for name, row in leakage["by_word"].items()),
+        "| relation word in the prompt | accuracy | samples | pictures |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {_share(row['accuracy'])} | {row['samples']} | {row.get('pictures', 'not counted')} |"
+            for name, row in leakage["by_word"].items()
+        ),
         "",
         f"Right minus wrong: {_share(leakage['gap'])}, standard error {_share(leakage['gap_error'])} "
-        f"(limit {leakage['limit']:.2f}, {right} and {wrong} samples): {leakage_verdict(leakage)}.",
+        f"(limit {leakage['limit']:.2f}): {leakage_verdict(leakage)}.",
     ]
 
 

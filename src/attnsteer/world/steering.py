@@ -25,6 +25,7 @@ from attnsteer.steering.collect import PairPrompt, noised_maps, sampled_maps
 from attnsteer.steering.data.shapes import recorded_layers
 from attnsteer.steering.dataset import Manifest, MapBatch, ShardWriter, read_manifest
 from attnsteer.steering.recording import Recording
+from attnsteer.steering.symmetry import SYMMETRIES
 from attnsteer.steering.train import TrainSettings, default_classifier, evaluate_classifier, train_classifier
 from attnsteer.world.calls import call_keywords, side_of, text_keywords
 from attnsteer.world.captions import phrase
@@ -49,6 +50,7 @@ peak is one that nearly all objects which are there exceed at step 12, and most 
 model these are a first guess."""
 MAP_SIZE = 16
 WIDTH = EncoderSize().width
+DROPOUT = 0.1
 OBJECTS = {2: 0.6, 3: 0.25, 4: 0.15}
 """Share of pictures with so many objects; in larger ones the relation of one neighbouring pair is learnt."""
 
@@ -166,19 +168,20 @@ def collect(
 
 
 def architecture_for(
-    manifest: Manifest, width: int = WIDTH, presence: float | None = LEAN.presence
+    manifest: Manifest, width: int = WIDTH, dropout: float = DROPOUT, presence: float | None = LEAN.presence
 ) -> ClassifierSettings:
     """A classifier of these maps for our steps, antisymmetric.
 
     Args:
         manifest: Of the maps.
         width: Of its encoders.
+        dropout: In training, [0, 1).
         presence: Peak of the map of an object that is there; None where peaks do not tell.
     """
     own = default_classifier(manifest)
     encoder = EncoderSize(width, feedforward=2 * width)
     return replace(
-        own, extractor=encoder, head=encoder, head_widths=(4 * width, 2 * width), antisymmetric=True,
+        own, extractor=encoder, head=encoder, head_widths=(4 * width, 2 * width), dropout=dropout, antisymmetric=True,
         lean=replace(LEAN, presence=presence), source=replace(own.source, timesteps=STEERED, num_steps=STEPS),
     )  # fmt: skip
 
@@ -217,6 +220,16 @@ def main() -> None:
         "--presence", type=float, default=LEAN.presence,
         help="peak of the map of an object that is there; 0 where peaks do not tell, as in our MMDiT",
     )  # fmt: skip
+    training = TrainSettings()
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="in training")
+    parser.add_argument("--learning-rate", type=float, default=training.learning_rate, help="at the start")
+    parser.add_argument(
+        "--patience", type=int, default=training.plateau_patience, help="epochs without gain until it is halved"
+    )
+    parser.add_argument(
+        "--symmetries", nargs="+", choices=sorted(SYMMETRIES), default=["swap", "mirror", "upend"],
+        help="augmentations with exact labels; our MMDiT needs transpose as well",
+    )  # fmt: skip
     parser.add_argument("--only-collect", nargs="+", choices=PARTS, help="collect these parts and stop")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -226,9 +239,11 @@ def main() -> None:
         collect(pipe, given.model.name, given.work, Recording(size=MAP_SIZE), collection, given.only_collect)
         return
     output = given.output or given.model / "steering"
-    symmetries = ("swap", "mirror", "upend")
-    training = TrainSettings(epochs=given.epochs, symmetries=symmetries)
-    architecture = {"width": given.width, "presence": given.presence or None}
+    training = TrainSettings(
+        epochs=given.epochs, learning_rate=given.learning_rate, plateau_patience=given.patience,
+        symmetries=tuple(given.symmetries),
+    )  # fmt: skip
+    architecture = {"width": given.width, "dropout": given.dropout, "presence": given.presence or None}
     metrics = train(given.model, given.work, output, collection, training, **architecture)
     sys.stdout.write(json.dumps({name: metrics[name] for name in ("samples", "accuracy", "leakage")}, indent=2) + "\n")
 
