@@ -228,7 +228,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--symmetries", nargs="+", choices=sorted(SYMMETRIES), default=["swap", "mirror", "upend"],
-        help="augmentations with exact labels; our MMDiT needs transpose as well",
+        help="augmentations with exact labels",
     )  # fmt: skip
     parser.add_argument("--only-collect", nargs="+", choices=PARTS, help="collect these parts and stop")
     given = parser.parse_args()
