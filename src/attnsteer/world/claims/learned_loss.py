@@ -205,8 +205,8 @@ CLAIM: Final = Claim(
     " in each picture, both relative to the unsteered pictures. With half of the U-Net's prompts steering without"
     " backtracking was first seen to do better, before other prompts confirmed it; the prompts of the claim about"
     " several relations played no part in that. The MMDiT's classifier was trained anew, on three times the maps,"
-    " after an earlier one had been measured on these prompts; with that one both comparisons with the centroid loss were"
-    " undecided (+7 and +10 points).",
+    " after an earlier one had been measured on these prompts; with that one both comparisons with the centroid loss"
+    " were undecided (+7 and +10 points).",
     plan,
     read,
 )
